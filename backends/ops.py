@@ -1,0 +1,202 @@
+"""The array functions that tasks, networks and optimizers may use, whatever framework runs.
+
+Names and semantics are numpy's unless said. `backends.jax.ops` and `backends.torch.ops` implement the
+protocol; `NumpyOps` below is the reference (recorders, finite-difference checks, tests). Operators
+(`+ - * / ** @ == < & | ~ >> [] .T .shape .dtype .ndim`) are the arrays' own. Arrays made from nothing take
+their dtype and device from `like`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+Array = Any
+
+
+class Ops(Protocol):
+    """What every backend offers."""
+
+    # --- elementwise ---
+    def tanh(self, x: Array) -> Array: ...
+    def sin(self, x: Array) -> Array: ...
+    def cos(self, x: Array) -> Array: ...
+    def exp(self, x: Array) -> Array: ...
+    def log(self, x: Array) -> Array: ...
+    def sqrt(self, x: Array) -> Array: ...
+    def abs(self, x: Array) -> Array: ...
+    def erf(self, x: Array) -> Array: ...
+    def sigmoid(self, x: Array) -> Array: ...
+    def gelu(self, x: Array) -> Array:
+        """x * Phi(x), the exact form."""
+        ...
+
+    def silu(self, x: Array) -> Array:
+        """x * sigmoid(x)."""
+        ...
+
+    def softplus(self, x: Array) -> Array: ...
+    def relu(self, x: Array) -> Array: ...
+    def maximum(self, x: Array, y: Array) -> Array: ...
+    def minimum(self, x: Array, y: Array) -> Array: ...
+    def where(self, condition: Array, x: Array, y: Array) -> Array: ...
+    def isfinite(self, x: Array) -> Array: ...
+
+    # --- shape ---
+    def reshape(self, x: Array, shape: Sequence[int]) -> Array: ...
+    def broadcast_to(self, x: Array, shape: Sequence[int]) -> Array: ...
+    def stack(self, xs: Sequence[Array], axis: int = 0) -> Array: ...
+    def concat(self, xs: Sequence[Array], axis: int = 0) -> Array: ...
+    def unstack(self, x: Array, axis: int = 0) -> list[Array]:
+        """The slices along `axis`, through ONE operation whose backward is one concatenation."""
+        ...
+
+    def features(self, parts: Sequence[Array]) -> Array:
+        """Arrays (or Jets) [features, samples] joined along the feature axis."""
+        ...
+
+    # --- linear algebra and reductions ---
+    def matmul(self, x: Array, y: Array) -> Array: ...
+    def outer(self, x: Array, y: Array) -> Array: ...
+    def linear(self, h: Array, w: Array, b: Array | None = None) -> Array:
+        """w.T @ h (+ b): h is [inputs, samples] (array or Jet), w [inputs, outputs], b [outputs]."""
+        ...
+
+    def sum(self, x: Array, axis: int | None = None) -> Array: ...
+    def mean(self, x: Array, axis: int | None = None) -> Array: ...
+    def max(self, x: Array, axis: int | None = None) -> Array: ...
+    def any(self, x: Array) -> Array: ...
+    def all(self, x: Array) -> Array: ...
+
+    # --- creation and types ---
+    def zeros(self, shape: Sequence[int], like: Array) -> Array: ...
+    def ones(self, shape: Sequence[int], like: Array) -> Array: ...
+    def eye(self, n: int, like: Array) -> Array: ...
+    def astype(self, x: Array, like: Array) -> Array:
+        """x with the dtype of `like`."""
+        ...
+
+    def to_int64(self, x: Array) -> Array: ...
+    def stop_gradient(self, x: Array) -> Array: ...
+
+    # --- control flow (lax in JAX, Python in torch and numpy) ---
+    def while_loop(self, condition: Callable[[Any], Array], body: Callable[[Any], Any], state: Any) -> Any: ...
+    def cond(self, predicate: Array, yes: Callable[[], Any], no: Callable[[], Any]) -> Any: ...
+
+    # --- derivative channels ---
+    def activation(self, name: str, plan: Any, channels: Sequence[Array | None]) -> list[Array | None]:
+        """The channels of f(z) from those of z, with a hand-written backward (`backends.jets`)."""
+        ...
+
+    def nested(self, fn: Callable[[Array], Array], points: Array, indices: Sequence[tuple[int, ...]]) -> list[Array]:
+        """Derivatives of a function without Jets, by nested differentiation of the framework.
+
+        fn: [coordinates, samples] -> [outputs, samples], each sample for itself. Returns, for each index (a tuple of
+        coordinate numbers; () is the value), an array [outputs, samples].
+        """
+        ...
+
+
+class NumpyOps:
+    """The protocol in numpy, float64; no gradients."""
+
+    tanh, sin, cos, exp, log, sqrt, abs = np.tanh, np.sin, np.cos, np.exp, np.log, np.sqrt, np.abs
+    maximum, minimum, where, isfinite = np.maximum, np.minimum, np.where, np.isfinite
+    reshape, broadcast_to, stack, matmul, outer = np.reshape, np.broadcast_to, np.stack, np.matmul, np.outer
+    sum, mean, max, any, all = np.sum, np.mean, np.max, np.any, np.all
+
+    @staticmethod
+    def erf(x: Array) -> Array:
+        from scipy.special import erf
+
+        return erf(x)
+
+    @staticmethod
+    def sigmoid(x: Array) -> Array:
+        return 0.5 * (1.0 + np.tanh(0.5 * x))
+
+    def gelu(self, x: Array) -> Array:
+        return 0.5 * x * (1.0 + self.erf(x * np.sqrt(0.5)))
+
+    def silu(self, x: Array) -> Array:
+        return x * self.sigmoid(x)
+
+    @staticmethod
+    def softplus(x: Array) -> Array:
+        return np.logaddexp(x, 0.0)
+
+    @staticmethod
+    def relu(x: Array) -> Array:
+        return np.maximum(x, 0.0)
+
+    @staticmethod
+    def concat(xs: Sequence[Array], axis: int = 0) -> Array:
+        return np.concatenate(xs, axis)
+
+    @staticmethod
+    def features(parts: Sequence[Array]) -> Array:
+        return np.concatenate(parts, 0)
+
+    @staticmethod
+    def unstack(x: Array, axis: int = 0) -> list[Array]:
+        return list(np.moveaxis(x, axis, 0))
+
+    @staticmethod
+    def linear(h: Array, w: Array, b: Array | None = None) -> Array:
+        z = w.T @ h
+        return z if b is None else z + b[:, None]
+
+    @staticmethod
+    def zeros(shape: Sequence[int], like: Array) -> Array:
+        return np.zeros(shape, like.dtype)
+
+    @staticmethod
+    def ones(shape: Sequence[int], like: Array) -> Array:
+        return np.ones(shape, like.dtype)
+
+    @staticmethod
+    def eye(n: int, like: Array) -> Array:
+        return np.eye(n, dtype=like.dtype)
+
+    @staticmethod
+    def astype(x: Array, like: Array) -> Array:
+        return np.asarray(x).astype(like.dtype)
+
+    @staticmethod
+    def to_int64(x: Array) -> Array:
+        return np.asarray(x).astype(np.int64)
+
+    @staticmethod
+    def stop_gradient(x: Array) -> Array:
+        return x
+
+    @staticmethod
+    def while_loop(condition: Callable[[Any], Array], body: Callable[[Any], Any], state: Any) -> Any:
+        while condition(state):
+            state = body(state)
+        return state
+
+    @staticmethod
+    def cond(predicate: Array, yes: Callable[[], Any], no: Callable[[], Any]) -> Any:
+        return yes() if predicate else no()
+
+    def activation(self, name: str, plan: Any, channels: Sequence[Array | None]) -> list[Array | None]:
+        from backends.jets import forward
+
+        return forward(name, plan, self, channels)
+
+    @staticmethod
+    def nested(fn: Callable[[Array], Array], points: Array, indices: Sequence[tuple[int, ...]]) -> list[Array]:
+        """Central differences, good to about six digits at first and four at second order."""
+
+        def derivative(index: tuple[int, ...], x: Array) -> Array:
+            if not index:
+                return fn(x)
+            step = np.zeros((x.shape[0], 1))
+            step[index[0]] = 1e-4 ** (1 / len(index)) if len(index) > 2 else 1e-4
+            rest = index[1:]
+            return (derivative(rest, x + step) - derivative(rest, x - step)) / (2 * step[index[0]])
+
+        return [derivative(tuple(i), points) for i in indices]

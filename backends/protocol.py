@@ -1,0 +1,161 @@
+"""The contract of a backend: compiled functions for one task, all state passed in and out.
+
+A backend folder (`backends.jax`, `backends.torch`) exports
+
+    build(task, stages, settings) -> Backend
+    adapt(target, fields) -> Network      a user's own module as a network (backends.networks)
+    resolve_device(name) -> str           "auto" -> "cpu" or "cuda:0", raises UserError where there is none
+    versions() -> dict[str, str]          package versions for provenance
+
+and `backends.testing` holds the suite that any backend must pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backends.spec import Clip, Precision, Stage
+from backends.task import Batches, Columns, Feed, Task, Term
+
+S = TypeVar("S")
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes that train together. With size > 1 the framework's own process group is already initialised."""
+
+    rank: int = 0
+    size: int = 1
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to run, as opposed to what to compute."""
+
+    seed: int = 0
+    device: str = "cpu"
+    """Resolved: "cpu", "cuda:0", …"""
+    compile: Literal["auto", "always", "never"] = "auto"
+    clip: Clip | None = None
+    capacity: int = 1000
+    """Most steps per dispatch: the length of the output buffer."""
+    world: World = World()
+    warn: Callable[[str], None] = field(default=lambda message: None)
+    """Called with one line where something was changed or is slower than it could be."""
+
+
+def columns_of(stage: Stage, task: Task, clip: Clip | None) -> tuple[str, ...]:
+    """Names of the columns of the knob table of a stage, in order.
+
+    `lr` (first-order stages only), the stage's own floats, `clip`, `weight/<term>`, `task/<constant>`.
+    """
+    rate = ("lr",) if hasattr(stage, "lr") else ()
+    cut = ("clip",) if clip is not None and rate else ()
+    weights = tuple(f"weight/{t.name}" for t in task.terms)
+    return rate + stage.knob_fields + cut + weights + tuple(f"task/{c}" for c in task.constants)
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What n steps report, one row per step. Rows are host arrays; a backend may fetch them lazily."""
+
+    losses: NDArray[np.float64]
+    """[n, terms]: mean of each term over all workers' samples, before weighting, at the parameters BEFORE the step
+    (quasi-Newton: after it)."""
+    ok: NDArray[np.bool_]
+    """[n]: False where loss or gradient was not finite; such a step left the parameters as they were."""
+    evaluations: NDArray[np.int64]
+    """[n]: evaluations of loss and gradient."""
+    ended: str = ""
+    """Why a quasi-Newton stage can't go on ("gradient below tolerance", "line search stalled"), else empty."""
+
+    def bad(self) -> int | None:
+        """Index of the first step that was not finite, or None."""
+        return None if bool(self.ok.all()) else int(np.argmin(self.ok))
+
+
+class Backend(Protocol[S]):
+    """Compiled functions for one (task, stages, settings). A state passed to `step` is spent: use the one returned."""
+
+    name: str
+
+    def init(self, seed: int) -> S:
+        """The state before step 0, in the first stage: parameters from the stream (seed, "init"), the same bits on
+        every backend."""
+        ...
+
+    def enter(self, state: S, stage: int) -> S:
+        """The same parameters with a fresh optimizer of stage number `stage`, in its precision."""
+        ...
+
+    def step(self, state: S, n: int, knobs: NDArray[np.float64], feed: Feed, step: int) -> tuple[S, Steps]:
+        """n <= capacity optimizer steps, starting at global step `step`, in one dispatch.
+
+        `knobs`: [n, columns] with the columns of `columns_of`; compiled once for every n, knob and point.
+        """
+        ...
+
+    def evaluate(self, state: S, batches: Batches) -> dict[str, float]:
+        """Mean of every term (residuals squared, not weighted) over the batches, at the present constants.
+
+        Computed by every rank for itself, without communication. One compilation per set of shapes.
+        """
+        ...
+
+    def candidates(self, state: S, batch: str, columns: Columns) -> dict[str, NDArray[np.float64]]:
+        """|value| per sample of each term of one batch: what residual-based sampling needs."""
+        ...
+
+    def predict(self, state: S, names: Sequence[str], columns: Columns) -> dict[str, NDArray[np.float64]]:
+        """Outputs at the samples, as float64 host arrays."""
+        ...
+
+    def probe(
+        self, state: S, what: frozenset[str], feed: Feed, step: int, knobs: NDArray[np.float64]
+    ) -> dict[str, NDArray[np.float64]]:
+        """Any of `losses` [terms], `grad_norms` [terms] (2-norm of each unweighted term's gradient), `gradient`
+        [parameters] (of the weighted loss, flat in the order of `layout`), on the samples of `step`, over all
+        workers. `knobs`: one row [columns]. Shares the compiled function of loss and gradient."""
+        ...
+
+    def layout(self, state: S) -> list[tuple[str, tuple[int, ...]]]:
+        """Names and shapes of the trained parameters in the order of flat vectors: sorted by name."""
+        ...
+
+    def arrays(self, state: S) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+        """All state as host arrays plus JSON-able meta, in names that both backends share.
+
+        `params/<name>`, `aux/<name>`, `optimizer/<kind>/<part>/<name>` (`adam/mu/…`, `adam/nu/…`, `adam/count`,
+        `sgd/trace/…`, `ssbroyden/H`, …). Meta: `stage` (index), `precision`.
+        """
+        ...
+
+    def load(self, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> S:
+        """The opposite of `arrays`, also for arrays that the other backend wrote. Strict: a missing, unknown or
+        misshapen array is refused by name with a UserError."""
+        ...
+
+    def compilations(self) -> dict[str, int]:
+        """How often each function was compiled: {"step/warm": 1, "evaluate": 1, …}."""
+        ...
+
+
+def precision_of(stage: Stage, default: Precision | None) -> Precision:
+    """The precision of a stage: its own, else the file's, else what its kind needs."""
+    return stage.precision or default or stage.default_precision
+
+
+def share(count: int, world: World) -> slice:
+    """The rows of `count` samples that belong to this rank; `count` must divide by the world's size."""
+    each = count // world.size
+    return slice(world.rank * each, (world.rank + 1) * each)
+
+
+def finite_terms(terms: Sequence[Term], losses: NDArray[np.float64]) -> list[str]:
+    """Names of the terms whose loss is not finite."""
+    return [t.name for t, value in zip(terms, losses, strict=True) if not np.isfinite(value)]
