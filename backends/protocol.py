@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backends.spec import Clip, Precision, Stage
-from backends.task import Batches, Columns, Feed, Task, Term
+from backends.task import Batches, Columns, Feed, Task, Term, trained_terms
 
 S = TypeVar("S")
 
@@ -52,11 +52,11 @@ class Settings:
 def columns_of(stage: Stage, task: Task, clip: Clip | None) -> tuple[str, ...]:
     """Names of the columns of the knob table of a stage, in order.
 
-    `lr` (first-order stages only), the stage's own floats, `clip`, `weight/<term>`, `task/<constant>`.
+    `lr` (first-order stages only), the stage's own floats, `clip`, `weight/<term>` (terms that are trained), `task/<constant>`.
     """
     rate = ("lr",) if hasattr(stage, "lr") else ()
     cut = ("clip",) if clip is not None and rate else ()
-    weights = tuple(f"weight/{t.name}" for t in task.terms)
+    weights = tuple(f"weight/{t.name}" for t in trained_terms(task.terms))
     return rate + stage.knob_fields + cut + weights + tuple(f"task/{c}" for c in task.constants)
 
 
@@ -65,7 +65,7 @@ class Steps:
     """What n steps report, one row per step. Rows are host arrays; a backend may fetch them lazily."""
 
     losses: NDArray[np.float64]
-    """[n, terms]: mean of each term over all workers' samples, before weighting, at the parameters BEFORE the step
+    """[n, trained terms]: mean of each term over all workers' samples, before weighting, at the parameters BEFORE the step
     (quasi-Newton: after it)."""
     ok: NDArray[np.bool_]
     """[n]: False where loss or gradient was not finite; such a step left the parameters as they were."""
@@ -101,7 +101,7 @@ class Backend(Protocol[S]):
         ...
 
     def evaluate(self, state: S, batches: Batches) -> dict[str, float]:
-        """Mean of every term (residuals squared, not weighted) over the batches, at the present constants.
+        """Mean of every term, trained or not (residuals squared, not weighted) over the batches, at the present constants.
 
         Computed by every rank for itself, without communication. One compilation per set of shapes.
         """

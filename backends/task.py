@@ -44,6 +44,14 @@ class Term:
     """The batch (region, data set) whose samples it is computed from."""
     scale: float = 1.0
     """What `validation/total` divides it by: declared by the problem, never by network, seed or weights."""
+    trained: bool = True
+    """False: the network fulfils it by construction (hard constraints). It has no weight and no place in the loss;
+    only `Backend.evaluate` computes it. A batch without a trained term never appears in the feed."""
+
+
+def trained_terms(terms: Sequence[Term]) -> tuple[Term, ...]:
+    """The terms that enter the loss, in order: the columns of `Steps.losses` and of every per-term array of `probe`."""
+    return tuple(t for t in terms if t.trained)
 
 
 @dataclass(frozen=True)
