@@ -27,9 +27,17 @@ class OrchestratorError(Exception):
 
 
 class UserError(OrchestratorError):
-    """Something the user wrote can't be done as it stands."""
+    """Something the user wrote can't be done as it stands.
+
+    `path` is the dotted path of the field to blame (`points.pde`), where there is one: the reader turns it
+    into file, line and column.
+    """
 
     exit_code = 2
+
+    def __init__(self, message: str, *, path: str = "") -> None:
+        self.path = path
+        super().__init__(message)
 
 
 class MissingBackend(UserError):

@@ -6,6 +6,7 @@ A backend folder (`backends.jax`, `backends.torch`) exports
     adapt(target, fields) -> Network      a user's own module as a network (backends.networks)
     resolve_device(name) -> str           "auto" -> "cpu" or "cuda:0", raises UserError where there is none
     versions() -> dict[str, str]          package versions for provenance
+    agree(value, world) -> int            the largest `value` of all ranks (a stop request that one rank saw)
 
 and `backends.testing` holds the suite that any backend must pass.
 """
@@ -121,6 +122,10 @@ class Backend(Protocol[S]):
         """Any of `losses` [terms], `grad_norms` [terms] (2-norm of each unweighted term's gradient), `gradient`
         [parameters] (of the weighted loss, flat in the order of `layout`), on the samples of `step`, over all
         workers. `knobs`: one row [columns]. Shares the compiled function of loss and gradient."""
+        ...
+
+    def parameters(self, state: S) -> dict[str, NDArray[Any]]:
+        """Host copies of all parameters by name (without the prefix `params/`): what `Task.readings` reads."""
         ...
 
     def layout(self, state: S) -> list[tuple[str, tuple[int, ...]]]:

@@ -1,0 +1,114 @@
+"""Callbacks that the experiment file names: configuration and behaviour of each beside one another."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+
+from backends.errors import UserError
+from backends.spec import Leaf
+from orchestrator.hooks import Ask, Moment
+
+
+class EarlyStopping(Leaf):
+    """Stop when a metric has not improved for some evaluations."""
+
+    kind: Literal["early_stopping"] = "early_stopping"
+    metric: str = "validation/total"
+    """Metric of the evaluations that is watched."""
+    patience: PositiveInt = 10
+    """Evaluations in a row without improvement after which the run stops."""
+    min_delta: NonNegativeFloat = 0.0
+    """A smaller change is no improvement."""
+    mode: Literal["min", "max"] = "min"
+    """Whether small or large values are good."""
+
+    def make(self, folder: Path) -> StopsEarly:
+        """The callback itself."""
+        return StopsEarly(self)
+
+
+class StopsEarly:
+    """The behaviour of `early_stopping`."""
+
+    def __init__(self, spec: EarlyStopping) -> None:
+        self.spec, self.best, self.waited = spec, math.inf, 0
+
+    def step(self, moment: Moment) -> Ask | None:
+        """Look at an evaluation, where there is one."""
+        if not moment.metrics:
+            return None
+        if self.spec.metric not in moment.metrics:
+            raise UserError(
+                f"early_stopping watches {self.spec.metric!r}, which this run does not report; it reports "
+                + ", ".join(sorted(moment.metrics)),
+                path="callbacks",
+            )
+        value = moment.metrics[self.spec.metric] * (1 if self.spec.mode == "min" else -1)
+        if value < self.best - self.spec.min_delta:
+            self.best, self.waited = value, 0
+            return None
+        self.waited += 1
+        if self.waited < self.spec.patience:
+            return None
+        return Ask(stop=f"{self.spec.metric} has not improved for {self.waited} evaluations")
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {"best": None if math.isinf(self.best) else self.best, "waited": self.waited}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Take up where the checkpoint left."""
+        self.best = math.inf if state["best"] is None else float(state["best"])
+        self.waited = int(state["waited"])
+
+
+class Ramp(Leaf):
+    """Move a knob linearly (or geometrically) from one value to another: curriculum on a constant or a weight."""
+
+    kind: Literal["ramp"] = "ramp"
+    knob: Annotated[str, Field(pattern=r"^(weight|task)/.+$")]
+    """`weight/<term>` or `task/<constant>`; the ramp owns it."""
+    start: float
+    """Value until step `begin`."""
+    end: float
+    """Value from step `begin + steps` on."""
+    begin: NonNegativeInt = 0
+    """Step at which it starts to move."""
+    steps: PositiveInt
+    """Steps that the change takes."""
+    scale: Literal["linear", "log"] = "linear"
+    """log: equal factors per step; both values must be positive."""
+
+    def values(self, step: int, n: int) -> NDArray[np.float64]:
+        """The knob's values at the steps `step` … `step + n - 1`."""
+        part = np.clip((np.arange(step, step + n) - self.begin) / self.steps, 0.0, 1.0)
+        if self.scale == "log":
+            return self.start ** (1 - part) * self.end**part
+        return self.start + (self.end - self.start) * part
+
+
+class CustomCallback(Leaf):
+    """The user's own callback: a class with any of the methods of `orchestrator.hooks`."""
+
+    model_config = ConfigDict(extra="allow")
+
+    kind: Literal["custom"] = "custom"
+    target: str
+    """`mine.py:Watch`, a file beside the experiment file, or `package.module:Watch`; other keys are its arguments."""
+
+    def make(self, folder: Path) -> Any:
+        """The user's object, built with the other keys as keyword arguments."""
+        from backends.own_code import load
+
+        factory: Any = load(self.target, folder)
+        return factory(**(self.model_extra or {}))
+
+
+CallbackSpec = Annotated[EarlyStopping | Ramp | CustomCallback, Field(discriminator="kind")]

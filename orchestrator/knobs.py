@@ -1,0 +1,85 @@
+"""The table of live values: one row per step, one owner per column.
+
+Learning rates come from the stage's schedule, weights from the weighting, constants from the problem; a ramp
+owns the knob that it names. Nothing here is compiled, so a change costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backends.errors import UserError, nearest
+from backends.protocol import columns_of
+from backends.schedules import rates
+from backends.spec import Clip, Stage
+from backends.task import Task
+from orchestrator.callbacks import Ramp
+
+
+@dataclass
+class Knobs:
+    """Current values by name, and the ramps that move some of them."""
+
+    values: dict[str, float]
+    ramps: tuple[Ramp, ...] = ()
+    clip: Clip | None = None
+    task: Task = field(kw_only=True)
+
+    def table(self, stage: Stage, step: int, within: int, n: int) -> NDArray[np.float64]:
+        """[n, columns] for n steps from global step `step`, which is step `within` of the stage."""
+        ramps = {r.knob: r for r in self.ramps}
+        columns = []
+        for name in columns_of(stage, self.task, self.clip):
+            if name == "lr":
+                columns.append(rates(stage, within, n))
+            elif name == "clip" and self.clip is not None:
+                columns.append(np.full(n, self.clip.norm))
+            elif name in ramps:
+                columns.append(ramps[name].values(step, n))
+            elif name in self.values:
+                columns.append(np.full(n, self.values[name]))
+            else:
+                columns.append(np.full(n, float(getattr(stage, name))))
+        return np.stack(columns, axis=1) if columns else np.zeros((n, 0))
+
+    def now(self, stage: Stage, step: int, within: int) -> dict[str, float]:
+        """Every live value at one step, by name."""
+        row = self.table(stage, step, within, 1)[0]
+        return dict(zip(columns_of(stage, self.task, self.clip), row.tolist()))
+
+    def set(self, changes: Mapping[str, float], owner: str) -> None:
+        """Write values that callbacks asked for; unknown names and values owned by a ramp are refused."""
+        for name, value in changes.items():
+            if name not in self.values:
+                raise UserError(f"{owner} asks for the knob {name!r}, which this run does not have{nearest(name, self.values)}")
+            if any(r.knob == name for r in self.ramps):
+                raise UserError(f"{owner} asks for the knob {name!r}, which a ramp owns already")
+            self.values[name] = float(value)
+
+
+def initial(task: Task, weights: Mapping[str, float]) -> dict[str, float]:
+    """Weights and constants before the first step."""
+    return {
+        **{f"weight/{name}": float(value) for name, value in weights.items()},
+        **{f"task/{name}": float(value) for name, value in task.constants.items()},
+    }
+
+
+def owners(task: Task, weighting: str, ramps: Sequence[Ramp]) -> list[tuple[int, str]]:
+    """Conflicts and unknown names among the ramps: (index of the ramp, what is wrong)."""
+    known = initial(task, {t.name: 1.0 for t in task.terms if t.trained})
+    found: list[tuple[int, str]] = []
+    first: dict[str, int] = {}
+    for i, ramp in enumerate(ramps):
+        if ramp.knob not in known:
+            found.append((i, f"{ramp.knob!r} is not a knob of this task{nearest(ramp.knob, known)}"))
+        elif ramp.knob.startswith("weight/") and weighting != "fixed":
+            found.append((i, f"{ramp.knob!r} has two owners: this ramp and `weights: {{kind: {weighting}}}`; keep one"))
+        elif ramp.knob in first:
+            found.append((i, f"{ramp.knob!r} has two owners: callbacks.{first[ramp.knob]} and this one; keep one"))
+        first.setdefault(ramp.knob, i)
+    return found
