@@ -200,8 +200,8 @@ class Task(Protocol):
         """Metrics read off the parameters: `unknown/kappa` and, where the truth is known, `error/kappa`."""
         ...
 
-    def pictures(self, predict: Predict) -> list[Picture]:
-        """Figures of the present state."""
+    def pictures(self, predict: Predict, samples: Batches | None = None) -> list[Picture]:
+        """Figures of the present state; `samples`: the present training samples (`Draw.fixed()`), to be drawn too."""
         ...
 
 
