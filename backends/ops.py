@@ -2,7 +2,7 @@
 
 Names and semantics are numpy's unless said. `backends.jax.ops` and `backends.torch.ops` implement the
 protocol; `NumpyOps` below is the reference (recorders, finite-difference checks, tests). Operators
-(`+ - * / ** @ == < & | ~ >> [] .T .shape .dtype .ndim`) are the arrays' own. Arrays made from nothing take
+(`+ - * / ** @ == < & | ^ ~ >> [] .T .shape .dtype .ndim`) are the arrays' own. Arrays made from nothing take
 their dtype and device from `like`.
 """
 
@@ -103,9 +103,11 @@ class NumpyOps:
     """The protocol in numpy, float64; no gradients."""
 
     tanh, sin, cos, exp, log, sqrt, abs = np.tanh, np.sin, np.cos, np.exp, np.log, np.sqrt, np.abs
-    maximum, minimum, where, isfinite = np.maximum, np.minimum, np.where, np.isfinite
-    reshape, broadcast_to, stack, matmul, outer = np.reshape, np.broadcast_to, np.stack, np.matmul, np.outer
-    sum, mean, max, any, all = np.sum, np.mean, np.max, np.any, np.all
+    maximum, minimum, isfinite, matmul = np.maximum, np.minimum, np.isfinite, np.matmul
+    # numpy's functions that are no ufuncs would bind to the instance.
+    where, reshape, broadcast_to = staticmethod(np.where), staticmethod(np.reshape), staticmethod(np.broadcast_to)
+    stack, outer, sum, mean = staticmethod(np.stack), staticmethod(np.outer), staticmethod(np.sum), staticmethod(np.mean)
+    max, any, all = staticmethod(np.max), staticmethod(np.any), staticmethod(np.all)
 
     @staticmethod
     def erf(x: Array) -> Array:
