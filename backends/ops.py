@@ -106,8 +106,8 @@ class NumpyOps:
     maximum, minimum, isfinite, matmul = np.maximum, np.minimum, np.isfinite, np.matmul
     # numpy's functions that are no ufuncs would bind to the instance.
     where, reshape, broadcast_to = staticmethod(np.where), staticmethod(np.reshape), staticmethod(np.broadcast_to)
-    stack, outer, sum, mean = staticmethod(np.stack), staticmethod(np.outer), staticmethod(np.sum), staticmethod(np.mean)
-    max, any, all = staticmethod(np.max), staticmethod(np.any), staticmethod(np.all)
+    stack, outer, sum = staticmethod(np.stack), staticmethod(np.outer), staticmethod(np.sum)
+    mean, max, any, all = staticmethod(np.mean), staticmethod(np.max), staticmethod(np.any), staticmethod(np.all)
 
     @staticmethod
     def erf(x: Array) -> Array:

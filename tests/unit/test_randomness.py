@@ -133,7 +133,17 @@ def test_compiled_noise_equals_eager_noise() -> None:
 
 
 def test_streams_of_the_host_are_told_apart_by_seed_name_step_and_type() -> None:
-    keys = [(0, "a"), (1, "a"), (0, "b"), (0, "a", 0), (0, "a", 1), (0, "a", "1"), (0, "a", "b"), (0, "ab"), (2**63, "a")]
+    keys = [
+        (0, "a"),
+        (1, "a"),
+        (0, "b"),
+        (0, "a", 0),
+        (0, "a", 1),
+        (0, "a", "1"),
+        (0, "a", "b"),
+        (0, "ab"),
+        (2**63, "a"),
+    ]
     drawn = {tuple(generator(*k).integers(0, 2**62, 4)) for k in keys}
     assert len(drawn) == len(keys)
     assert np.array_equal(generator(3, "rows", np.int64(2)).random(5), generator(3, "rows", 2).random(5))
