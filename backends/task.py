@@ -16,7 +16,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from backends.spec import Leaf, Points
+from backends.spec import Leaf, Points, Rad
 
 Array = Any
 """An array of whichever framework runs: numpy.ndarray, torch.Tensor, jax.Array (or a Jet of them)."""
@@ -213,7 +213,9 @@ class Parts:
     """A `backends.networks.Network`, ready to use."""
     constraints: Literal["soft", "hard"] = "soft"
     points: Mapping[str, Points] = field(default_factory=dict)
-    """Keyed by term; `adapt` has been spread over the interior sets already."""
+    """Keyed by term."""
+    adapt: Rad | None = None
+    """Resampling of every interior set (a region of full dimension) that does not say its own."""
     data: Leaf | None = None
     scale_coords: bool = True
     scale_fields: Mapping[str, float] = field(default_factory=dict)
