@@ -7,6 +7,7 @@ their mathematics in `backends.tasks` and `backends.networks`.
 
 from __future__ import annotations
 
+import inspect
 import types
 import typing
 from typing import Annotated, Any, ClassVar, Literal
@@ -39,6 +40,19 @@ def _alternatives(annotation: Any) -> set[Any]:
     return {type(a) for a in typing.get_args(annotation)} if origin is Literal else {annotation}
 
 
+def _number(cls: Any, value: Any, info: ValidationInfo) -> Any:
+    """pydantic would read `true` as 1 and '1e-3' as a number: both hide a slip of the pen."""
+    field = cls.model_fields.get(info.field_name or "")
+    kinds = _alternatives(field.annotation) if field else set()
+    if not kinds & {int, float}:
+        return value
+    if isinstance(value, bool) and bool not in kinds:
+        raise PydanticCustomError("number", "must be a number, not true or false")
+    if isinstance(value, str) and str not in kinds:
+        raise PydanticCustomError("number", "must be a number, not text (write it without quotes)")
+    return value
+
+
 class Leaf(BaseModel):
     """Root of every configuration model: frozen, unknown keys refused, numbers are numbers."""
 
@@ -46,19 +60,14 @@ class Leaf(BaseModel):
         frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True, validate_default=True
     )
 
-    @field_validator("*", mode="before")
-    @classmethod
-    def _numbers_are_numbers(cls, value: Any, info: ValidationInfo) -> Any:
-        """pydantic would read `true` as 1 and '1e-3' as a number: both hide a slip of the pen."""
-        field = cls.model_fields.get(info.field_name or "")
-        kinds = _alternatives(field.annotation) if field else set()
-        if not kinds & {int, float}:
-            return value
-        if isinstance(value, bool) and bool not in kinds:
-            raise PydanticCustomError("number", "must be a number, not true or false")
-        if isinstance(value, str) and str not in kinds:
-            raise PydanticCustomError("number", "must be a number, not text (write it without quotes)")
-        return value
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        # Not "*": pydantic refuses a before-validator on the field that discriminates a union.
+        names = {n for c in cls.__mro__ if issubclass(c, Leaf) for n in inspect.get_annotations(c)}
+        fields = sorted(n for n in names - {"kind"} if not n.startswith("_"))
+        if fields:
+            number = field_validator(*fields, mode="before", check_fields=False)
+            cls._numbers_are_numbers = number(_number)  # type: ignore[attr-defined]
 
 
 class Constant(Leaf):
