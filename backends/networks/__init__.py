@@ -1,38 +1,21 @@
-"""Networks, written once: pure functions of (ops, params, h), feature axis first, no axis named.
+"""Networks, written once: pure functions of (ops, params, h) that run on arrays and on Jets, on every backend.
 
-`h` is [features, samples], an array or a Jet; parameters are a flat dict of arrays, initialised with
-numpy, so both backends start from the same bits.
+`network: {kind: mlp | modified_mlp | vae | custom, …}` in an experiment file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Annotated
 
-import numpy as np
-from numpy.typing import NDArray
+from pydantic import Field
 
-from backends.spec import Leaf
+from backends.networks.custom import CustomNetwork
+from backends.networks.fourier import FourierFeatures
+from backends.networks.mlp import MLP, ModifiedMLP
+from backends.networks.network import Network
+from backends.networks.vae import VaeNetwork
 
+__all__ = ["MLP", "CustomNetwork", "FourierFeatures", "ModifiedMLP", "Network", "NetworkSpec", "VaeNetwork"]
 
-class Network(Leaf):
-    """A network as configuration and mathematics in one: `network: {kind: …}`."""
-
-    jets: ClassVar[bool] = True
-    """Whether Jets go through `apply`; otherwise derivatives come from nested differentiation."""
-
-    def init(self, rng: np.random.Generator, inputs: int, outputs: int) -> dict[str, NDArray[np.float64]]:
-        """Initial parameters by name (names that contain `frozen/` are not trained)."""
-        raise TypeError(f"{type(self).__name__} needs a method init(rng, inputs, outputs)")
-
-    def apply(self, ops: Any, params: Mapping[str, Any], h: Any) -> Any:
-        """[inputs, samples] -> [outputs, samples]."""
-        raise TypeError(f"{type(self).__name__} needs a method apply(ops, params, h)")
-
-    def widest(self) -> int:
-        """Units of the widest layer."""
-        return 64
-
-    def aux(self) -> dict[str, NDArray[Any]]:
-        """State that changes without a gradient (buffers); empty unless a user's module has some."""
-        return {}
+NetworkSpec = Annotated[MLP | ModifiedMLP | VaeNetwork | CustomNetwork, Field(discriminator="kind")]
+"""A network as the experiment file describes it."""
