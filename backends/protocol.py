@@ -6,6 +6,8 @@ A backend folder (`backends.jax`, `backends.torch`) exports
     adapt(target, fields) -> Network      a user's own module as a network (backends.networks)
     resolve_device(name) -> str           "auto" -> "cpu" or "cuda:0", raises UserError where there is none
     versions() -> dict[str, str]          package versions for provenance
+    join(address, rank, size, *, gpu, timeout_s) -> int   join the process group at "host:port"; how many are in it
+    leave() -> None                       leave it
     agree(value, world) -> int            the largest `value` of all ranks (a stop request that one rank saw)
 
 and `backends.testing` holds the suite that any backend must pass.
