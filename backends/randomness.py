@@ -39,8 +39,8 @@ def generator(seed: int, *stream: str | int) -> np.random.Generator:
     >>> generator(0, "rows", 7).integers(100) == generator(0, "rows", 7).integers(100)
     True
     """
-    key = np.array([int(seed) & (2**64 - 1), digest(*stream)], dtype=np.uint64)
-    return np.random.Generator(np.random.Philox(key=key))
+    # Through a SeedSequence, so that the generator can spawn others (scipy's samplers ask theirs to).
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence([int(seed) & (2**64 - 1), digest(*stream)])))
 
 
 def philox(counter: tuple[Array, Array, Array, Array], key: tuple[Array, Array]) -> tuple[Array, Array, Array, Array]:

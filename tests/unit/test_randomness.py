@@ -158,4 +158,5 @@ def test_the_same_stream_is_the_same_in_another_process() -> None:
 def test_the_names_of_streams_are_hashed_as_written_down_here() -> None:
     # A change of these numbers would change every run that was ever recorded.
     assert digest("rows", 3) == 905815338738733402
+    assert generator(5, "rows", 3).integers(0, 2**62) == 4224352871772170258
     assert digest("vae", bits=32) == 3239787241
