@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -19,7 +19,8 @@ from backends.derivatives import smooth, tower
 from backends.errors import UserError
 
 Array = Any
-Channel = Array | None
+Channel = Any
+"""An array, or None for zero."""
 Index = tuple[str, ...]
 LAPLACIAN = "laplacian"
 _Composed = tuple[int, int, tuple[int, ...]]
@@ -51,7 +52,7 @@ class Plan:
     @cached_property
     def order(self) -> int:
         """Highest derivative of an elementwise function that `forward` may need."""
-        return max(len(self.indices[-1]), 2 if self.laplacian else 0)
+        return max(max(map(len, self.indices)), 2 if self.laplacian else 0)
 
     @cached_property
     def _positions(self) -> dict[Index, int]:
@@ -90,6 +91,17 @@ class Plan:
         return tuple(map(tuple, rows))
 
     @cached_property
+    def square(self) -> tuple[tuple[tuple[int, int, int], ...], ...]:
+        """Leibniz for u u: both orders of two factors in one term."""
+        rows = []
+        for row in self.product:
+            merged: Counter[tuple[int, int]] = Counter()
+            for n, i, j in row:
+                merged[(min(i, j), max(i, j))] += n
+            rows.append(tuple((n, i, j) for (i, j), n in merged.items()))
+        return tuple(rows)
+
+    @cached_property
     def product(self) -> tuple[tuple[tuple[int, int, int], ...], ...]:
         """Leibniz: per output channel of u v, its terms (coefficient, position in u, position in v)."""
         rows = [
@@ -110,6 +122,11 @@ def forward(name: str, plan: Plan, ops: Any, channels: Sequence[Channel]) -> lis
             "beyond the first (its second derivative is zero, so the equation would lose its highest terms); "
             "use tanh, sin, gelu or silu"
         )
+    return compose(plan, channels, lambda n: tower(name, ops, channels[0], n))
+
+
+def compose(plan: Plan, channels: Sequence[Channel], derivatives: Callable[[int], Sequence[Channel]]) -> list[Channel]:
+    """The channels of f(z) from those of z, where `derivatives(n)` gives f, f', …, f^(n) at z[0]."""
     rows = []
     for row in plan.composition[1:]:
         terms: dict[int, list[Array]] = {}
@@ -117,7 +134,14 @@ def forward(name: str, plan: Plan, ops: Any, channels: Sequence[Channel]) -> lis
             if all(channels[i] is not None for i in factors):
                 terms.setdefault(k, []).append(scaled(n, times(channels[i] for i in factors)))
         rows.append(terms)
-    return _weighted(tower(name, ops, channels[0], _highest(rows)), rows)
+    f = derivatives(_highest(rows))
+    return [f[0], *_weighted(f, rows)]
+
+
+def reached(plan: Plan, live: Iterable[int]) -> tuple[int, ...]:
+    """Positions of the channels of f(z) that are not zero, from those of z (the value is always among both)."""
+    here = {0, *live}
+    return tuple(i for i, row in enumerate(plan.composition) if i == 0 or any(here.issuperset(f) for _, _, f in row))
 
 
 def backward(
@@ -141,10 +165,8 @@ def backward(
                 terms.setdefault(k, []).append(scaled(n, term))
         rows.append(terms)
     f = tower(name, ops, channels[0], _highest(rows), value)
-    grown = _weighted(f, rows, value=False)
-    return [
-        None if x is None else _reduced(ops, x, (value if i == 0 else channels[i]).shape) for i, x in enumerate(grown)
-    ]
+    pairs = zip(_weighted(f, rows), [value, *channels[1:]], strict=True)
+    return [None if x is None else _reduced(ops, x, channel.shape) for x, channel in pairs]
 
 
 def _index(names: Sequence[str]) -> Index:
@@ -179,12 +201,9 @@ def _highest(rows: Sequence[dict[int, list[Array]]]) -> int:
     return max((k for terms in rows for k in terms), default=0)
 
 
-def _weighted(f: Sequence[Array | None], rows: Sequence[dict[int, list[Array]]], value: bool = True) -> list[Channel]:
-    """Per row the sum over k of f^(k) times its terms, each f^(k) factored out; with the value in front if asked."""
-    out: list[Channel] = [f[0]] if value else []
-    for terms in rows:
-        out.append(total(f[k] * total(parts) for k, parts in terms.items() if f[k] is not None))
-    return out
+def _weighted(f: Sequence[Channel], rows: Sequence[dict[int, list[Array]]]) -> list[Channel]:
+    """Per row the sum over k of f^(k) times its terms, each f^(k) factored out."""
+    return [total(f[k] * total(parts) for k, parts in row.items() if f[k] is not None) for row in rows]
 
 
 def _reduced(ops: Any, x: Array, shape: tuple[int, ...]) -> Array:

@@ -7,6 +7,7 @@ Hermite polynomials times that Gaussian (erf, gelu); products with z follow Leib
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from functools import cache
@@ -15,22 +16,30 @@ from typing import Any
 from backends.errors import UserError, nearest
 
 Array = Any
-Tower = list[Array | None]
-"""f, f', …; None is a derivative that vanishes identically."""
+Tower = list[Any]
+"""f, f', …: arrays, or None for a derivative that vanishes identically."""
 Polynomial = tuple[float, ...]
 """Coefficients, constant first."""
 
 
-def tower(name: str, ops: Any, z: Array | None, n: int, value: Array | None = None) -> Tower:
+def tower(name: str, ops: Any, z: Any, n: int, value: Any = None) -> Tower:
     """f(z), f'(z), …, f^(n)(z). `value` is f(z) where it is known; `z` may be None where `saves_value(name)`.
 
     Raises UserError where the function is unknown.
     """
-    if name.startswith("power("):
-        return _power(float(name[len("power(") : -1]), z, n, value)
     if name not in _TOWERS:
         raise UserError(f"activation: {name!r} has no derivatives here{nearest(name, _TOWERS)}")
     return _TOWERS[name](ops, z, n, value)
+
+
+def power(z: Array, exponent: Any, n: int) -> Tower:
+    """z^p and its n derivatives, by separate powers: z^p / z would be 0/0 where z is 0 and p > 1."""
+    out: Tower = [z**exponent]
+    factor: Any = 1.0
+    for k in range(n):
+        factor = factor * (exponent - k)
+        out.append(factor * z ** (exponent - k - 1))
+    return out
 
 
 def saves_value(name: str) -> bool:
@@ -43,12 +52,12 @@ def smooth(name: str) -> bool:
     return name not in _KINKED
 
 
-def _tanh(ops: Any, z: Array, n: int, a: Array | None) -> Tower:
+def _tanh(ops: Any, z: Array, n: int, a: Any) -> Tower:
     a = ops.tanh(z) if a is None else a
     return [a] if n == 0 else [a, *_times_polynomials(1 - a * a, a, [_tanh_polynomial(k) for k in range(1, n + 1)])]
 
 
-def _sigmoid(ops: Any, z: Array, n: int, a: Array | None) -> Tower:
+def _sigmoid(ops: Any, z: Array, n: int, a: Any) -> Tower:
     """sigmoid(z) = (1 + tanh(z / 2)) / 2: the k-th derivative is 2^-(k+1) times tanh's at b = 2 a - 1."""
     a = ops.sigmoid(z) if a is None else a
     if n == 0:
@@ -58,32 +67,31 @@ def _sigmoid(ops: Any, z: Array, n: int, a: Array | None) -> Tower:
 
 
 def _sine(shift: int) -> Callable[[Any, Array, int, Array | None], Tower]:
-    def sine(ops: Any, z: Array, n: int, a: Array | None) -> Tower:
+    def sine(ops: Any, z: Array, n: int, a: Any) -> Tower:
         if n == 0:
             return [(ops.sin(z), ops.cos(z))[shift] if a is None else a]
         s, c = ops.sin(z), ops.cos(z)
-        # Written out so that nothing is negated that is not asked for.
         return [(s, c)[k % 2] if k % 4 < 2 else -(s, c)[k % 2] for k in range(shift, n + 1 + shift)]
 
     return sine
 
 
-def _exp(ops: Any, z: Array, n: int, a: Array | None) -> Tower:
+def _exp(ops: Any, z: Array, n: int, a: Any) -> Tower:
     return [ops.exp(z) if a is None else a] * (n + 1)
 
 
-def _silu(ops: Any, z: Array, n: int, a: Array | None) -> Tower:
+def _silu(ops: Any, z: Array, n: int, a: Any) -> Tower:
     if n == 0:
         return [ops.silu(z) if a is None else a]
     s = _sigmoid(ops, z, n, None)
     return [z * s[0] if a is None else a, *(z * s[k] + _scaled(k, s[k - 1]) for k in range(1, n + 1))]
 
 
-def _softplus(ops: Any, z: Array, n: int, a: Array | None) -> Tower:
+def _softplus(ops: Any, z: Array, n: int, a: Any) -> Tower:
     return [ops.softplus(z) if a is None else a, *(_sigmoid(ops, z, n - 1, None) if n else ())]
 
 
-def _gelu(ops: Any, z: Array, n: int, a: Array | None) -> Tower:
+def _gelu(ops: Any, z: Array, n: int, a: Any) -> Tower:
     """z Phi(z): the k-th derivative is z Phi^(k) + k Phi^(k-1), for k > 1 a polynomial times the density."""
     if n == 0:
         return [ops.gelu(z) if a is None else a]
@@ -94,7 +102,7 @@ def _gelu(ops: Any, z: Array, n: int, a: Array | None) -> Tower:
     return [z * cumulative if a is None else a, first, *_times_polynomials(density, z, rows)]
 
 
-def _erf(ops: Any, z: Array, n: int, a: Array | None) -> Tower:
+def _erf(ops: Any, z: Array, n: int, a: Any) -> Tower:
     a = ops.erf(z) if a is None else a
     if n == 0:
         return [a]
@@ -102,44 +110,35 @@ def _erf(ops: Any, z: Array, n: int, a: Array | None) -> Tower:
     return [a, *_times_polynomials(density, z, [_hermite(2, k - 1) for k in range(1, n + 1)])]
 
 
-def _log(ops: Any, z: Array, n: int, a: Array | None) -> Tower:
+def _log(ops: Any, z: Array, n: int, a: Any) -> Tower:
     a = ops.log(z) if a is None else a
     return [a, *_reciprocal(ops, z, n - 1, None)] if n else [a]
 
 
-def _sqrt(ops: Any, z: Array, n: int, a: Array | None) -> Tower:
+def _sqrt(ops: Any, z: Array, n: int, a: Any) -> Tower:
     a = ops.sqrt(z) if a is None else a
     out: Tower = [a]
     if n:
-        over = 1 / (a * a)
-        for k in range(n):
-            out.append(out[-1] * over * (0.5 - k))
+        out.append(0.5 / a)
+        over = 1 / (a * a) if n > 1 else None
+        for k in range(1, n):
+            out.append((0.5 - k) * out[-1] * over)
     return out
 
 
-def _reciprocal(ops: Any, z: Array, n: int, a: Array | None) -> Tower:
+def _reciprocal(ops: Any, z: Array, n: int, a: Any) -> Tower:
     out: Tower = [1 / z if a is None else a]
     for k in range(1, n + 1):
         out.append(_scaled(-k, out[-1] * out[0]))
     return out
 
 
-def _power(p: float, z: Array, n: int, a: Array | None) -> Tower:
-    """z^p by separate powers: z^p / z would be 0/0 where z is 0 and p > 1."""
-    out: Tower = [z**p if a is None else a]
-    factor = 1.0
-    for k in range(n):
-        factor *= p - k
-        out.append(_scaled(factor, z ** (p - k - 1)) if factor else None)
-    return out
-
-
-def _relu(ops: Any, z: Array | None, n: int, a: Array | None) -> Tower:
+def _relu(ops: Any, z: Any, n: int, a: Any) -> Tower:
     a = ops.relu(z) if a is None else a
     return [a, ops.astype(a > 0, a), *[None] * (n - 1)][: n + 1]
 
 
-def _abs(ops: Any, z: Array, n: int, a: Array | None) -> Tower:
+def _abs(ops: Any, z: Array, n: int, a: Any) -> Tower:
     sign = ops.astype(z > 0, z) - ops.astype(z < 0, z)
     return [ops.abs(z) if a is None else a, sign, *[None] * (n - 1)][: n + 1]
 
@@ -162,8 +161,8 @@ _TOWERS: dict[str, Callable[[Any, Any, int, Any], Tower]] = {
     "relu": _relu,
     "abs": _abs,
 }
-ACTIVATIONS = tuple(_TOWERS)
-"""Every name that `tower` knows, besides `power(p)` with a number p."""
+FUNCTIONS = tuple(name for name in _TOWERS if name != "reciprocal")
+"""The functions of `ops` that `tower` knows (`reciprocal` is no function of `ops`: arrays have `1 / z`)."""
 
 
 @cache
@@ -194,9 +193,11 @@ def _shifted(p: Polynomial) -> Polynomial:
 
 
 def _plus(p: Polynomial, q: Polynomial, factor: float) -> Polynomial:
-    """p + factor q."""
-    size = max(len(p), len(q))
-    return tuple((p[i] if i < len(p) else 0.0) + factor * (q[i] if i < len(q) else 0.0) for i in range(size))
+    """p + factor q, without vanishing coefficients at the end."""
+    out = [a + factor * b for a, b in itertools.zip_longest(p, q, fillvalue=0.0)]
+    while len(out) > 1 and out[-1] == 0:
+        out.pop()
+    return tuple(out)
 
 
 def _times_polynomials(front: Array, x: Array, rows: list[Polynomial]) -> list[Array]:
@@ -205,16 +206,13 @@ def _times_polynomials(front: Array, x: Array, rows: list[Polynomial]) -> list[A
     out = []
     for p in rows:
         odd = 0 if p[0] else 1
-        kept = p[odd::2]
-        while kept[-1] == 0:
-            kept = kept[:-1]
-        value: Any = kept[-1]
-        for c in reversed(kept[:-1]):
-            value = _scaled(value, square) + c if isinstance(value, float) else value * square + c
-        value = _scaled(value, x) if odd and isinstance(value, float) else value * x if odd else value
-        out.append(_scaled(value, front) if isinstance(value, float) else front * value)
+        *rest, value = p[odd::2]
+        for c in reversed(rest):
+            value = _scaled(value, square) + c
+        out.append(_scaled(_scaled(value, x) if odd else value, front))
     return out
 
 
-def _scaled(factor: float, x: Array) -> Array:
-    return x if factor == 1 else factor * x
+def _scaled(factor: Any, x: Array) -> Array:
+    """factor * x, without the multiplication by the number 1."""
+    return x if isinstance(factor, int | float) and factor == 1 else factor * x

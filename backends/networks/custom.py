@@ -25,6 +25,6 @@ class CustomNetwork(Network):
     """`mine.py:Net` (a file beside the experiment file) or `package.module:Object`."""
 
     @property
-    def own(self) -> dict[str, Any]:
+    def fields(self) -> dict[str, Any]:
         """The target's own keys."""
         return dict(self.model_extra or {})

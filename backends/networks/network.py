@@ -6,6 +6,7 @@ numpy, so both backends start from the same bits.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -48,7 +49,7 @@ def glorot(rng: np.random.Generator, inputs: int, outputs: int) -> NDArray[np.fl
 def layers(rng: np.random.Generator, sizes: list[int]) -> Params:
     """Weights `w0`, `w1`, … (Glorot) and biases `b0`, `b1`, … (zero) of a chain of linear layers."""
     params: Params = {}
-    for k, (inputs, outputs) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+    for k, (inputs, outputs) in enumerate(itertools.pairwise(sizes)):
         params[f"w{k}"], params[f"b{k}"] = glorot(rng, inputs, outputs), np.zeros(outputs)
     return params
 
