@@ -138,7 +138,8 @@ class Backend(Protocol[S]):
         """All state as host arrays plus JSON-able meta, in names that both backends share.
 
         `params/<name>`, `aux/<name>`, `optimizer/<kind>/<part>/<name>` (`adam/mu/…`, `adam/nu/…`, `adam/count`,
-        `sgd/trace/…`, `ssbroyden/H`, …). Meta: `stage` (index), `precision`.
+        `sgd/trace/…`, `ssbroyden/H`, …), `constants/<name>` (the knobs `task/<name>` of the last step, float64).
+        Meta: `stage` (index), `precision`.
         """
         ...
 

@@ -1,0 +1,22 @@
+"""The conformance suite that any backend must pass; third parties import it.
+
+    from backends import testing
+    for check in testing.CHECKS:
+        check(my_backend_module)  # raises AssertionError and says what differs
+    for check in testing.PAIRS:
+        check(my_backend_module, backends.load("jax"))
+
+Keyword arguments replace fields of `Settings`: `check(module, compile="always")`.
+"""
+
+from __future__ import annotations
+
+from backends.testing import pairs, readings, steps
+from backends.testing.tasks import Curves, Kinked, LeastSquares, Noisy, Samples, Toy
+
+__all__ = ["CHECKS", "PAIRS", "Curves", "Kinked", "LeastSquares", "Noisy", "Samples", "Toy"]
+
+CHECKS = tuple(f for m in (steps, readings) for name, f in vars(m).items() if name.startswith("check_"))
+"""Checks of one backend: `check(module, **settings)`."""
+PAIRS = tuple(f for name, f in vars(pairs).items() if name.startswith("check_"))
+"""Checks of two backends: `check(one, other, **settings)`."""
