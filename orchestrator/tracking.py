@@ -1,0 +1,278 @@
+"""Tracking as the experiment file describes it, and what a run says about itself in MLflow.
+
+Nothing here imports mlflow: a run writes `run.json` (parameters, tags, store), `orchestrator.uploader` sends it.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import logging
+import math
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator
+from pydantic_core import PydanticCustomError
+
+from backends.errors import UserError
+from backends.spec import Leaf
+
+if TYPE_CHECKING:
+    from orchestrator.config import Experiment
+    from orchestrator.ray_job import RayJob
+
+log = logging.getLogger("orchestrator")
+
+DEFAULT_URI = "sqlite:///mlflow.db"
+ALLOWED = "use sqlite:///FILE (a local store) or http(s)://HOST:PORT (an MLflow server)"
+TAG = "orchestrator."
+"""Prefix of our own tags."""
+_LEFT_OUT = ("version", "extends", "name", "storage", "tracking", "start_from")
+"""Parts of the file that say where a run is kept, not what it computes: no parameters in MLflow."""
+
+
+_HEADS = ("error", "validation", "unknown", "loss")
+"""What a run's summary shows, in this order."""
+TagName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_./ -]{0,249}$")]
+
+
+def uri_problem(uri: str) -> str | None:
+    """Why `uri` is no tracking store that we can use; None where it is one. Passwords are never repeated."""
+    scheme, separator, rest = uri.partition("://")
+    scheme = scheme.lower()
+    if scheme.startswith("databricks"):
+        return f"Databricks is not supported; {ALLOWED}"
+    if not separator or scheme == "file":
+        return (
+            f"MLflow no longer keeps runs in a folder of files (got {uri!r}); use {DEFAULT_URI}, or http(s)://HOST:PORT"
+        )
+    if scheme == "sqlite":
+        if not rest.startswith("/") or rest.strip("/") in ("", ":memory:"):
+            return f"names no file (got {uri!r}); write sqlite:///mlflow.db, or sqlite:////absolute/folder/mlflow.db"
+        return None
+    if scheme not in ("http", "https"):
+        return f"{scheme}:// is not supported; {ALLOWED}"
+    try:
+        parts = urlsplit(uri)
+        host, _ = parts.hostname, parts.port
+    except ValueError as error:
+        return f"is not a valid address ({error}); {ALLOWED}"
+    if parts.username or parts.password:
+        return (
+            "holds a user name or password, which would be written into every run; "
+            "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in the environment instead"
+        )
+    return None if host else f"names no host (got {uri!r}); {ALLOWED}"
+
+
+class Tracking(Leaf):
+    """Where and how densely a run is recorded in MLflow."""
+
+    enabled: bool = True
+    """Send the run to MLflow. false: only the run folder is written."""
+    uri: str | None = None
+    """`sqlite:///FILE` (relative to the working directory) or `http(s)://HOST:PORT`. Default: MLFLOW_TRACKING_URI,
+    else `sqlite:///mlflow.db`."""
+    experiment: Annotated[str, Field(min_length=1, max_length=500)] | None = None
+    """MLflow experiment that the run belongs to. Default: MLFLOW_EXPERIMENT_NAME, else the experiment's name."""
+    every: PositiveInt = 100
+    """Optimizer steps between recorded training metrics (evaluations are always recorded)."""
+    checkpoints: Literal["all", "best", "none"] = "best"
+    """Checkpoints that are uploaded. best: the best and the last one, at the end."""
+    tags: dict[TagName, Annotated[str, Field(max_length=5000)]] = Field(default_factory=dict)
+    """Tags of your own."""
+    system_metrics_every_s: PositiveFloat = 10.0
+    """Seconds between readings of CPU, memory, disk, network and accelerators."""
+
+    @field_validator("uri")
+    @classmethod
+    def _usable(cls, value: str | None) -> str | None:
+        problem = uri_problem(value) if value is not None else None
+        if problem:
+            raise PydanticCustomError("own_uri", "{problem}", {"problem": problem})
+        return value
+
+    @field_validator("tags")
+    @classmethod
+    def _not_ours(cls, value: dict[str, str]) -> dict[str, str]:
+        for key in value:
+            if key.startswith(("mlflow.", TAG)):
+                raise PydanticCustomError(
+                    "own_tag",
+                    "'{key}': tags that begin with mlflow. or orchestrator. are written by the run itself",
+                    {"key": key},
+                )
+        return value
+
+
+def effective_uri(
+    tracking: Tracking, explicit: bool = False, *, environ: Mapping[str, str] = os.environ, cwd: Path | None = None
+) -> str:
+    """The absolute tracking URI of a run. Raises UserError where MLFLOW_TRACKING_URI can't be used.
+
+    In order: an `explicit` setting (`-s tracking.uri=…`), MLFLOW_TRACKING_URI, the file, `sqlite:///mlflow.db`.
+    """
+    from_environment = environ.get("MLFLOW_TRACKING_URI")
+    if from_environment and not (explicit and tracking.uri):
+        problem = uri_problem(from_environment)
+        if problem:
+            raise UserError(f"MLFLOW_TRACKING_URI: {problem}", path="tracking.uri")
+        if tracking.uri and absolute_uri(tracking.uri, cwd) != absolute_uri(from_environment, cwd):
+            log.warning(
+                "tracking.uri is %s in the file; MLFLOW_TRACKING_URI=%s takes precedence",
+                tracking.uri,
+                from_environment,
+            )
+        return absolute_uri(from_environment, cwd)
+    return absolute_uri(tracking.uri or DEFAULT_URI, cwd)
+
+
+def absolute_uri(uri: str, cwd: Path | None = None) -> str:
+    """A sqlite URI with an absolute path; servers' addresses stay as they are (without a closing slash)."""
+    file = sqlite_file(uri, cwd)
+    return uri.rstrip("/") if file is None else f"sqlite:///{file}"
+
+
+def sqlite_file(uri: str, cwd: Path | None = None) -> Path | None:
+    """The database file of a sqlite URI, absolute; None for a server."""
+    if not uri.lower().startswith("sqlite:///"):
+        return None
+    return Path(os.path.normpath((cwd or Path.cwd()) / uri[len("sqlite:///") :]))
+
+
+def run_record(
+    uid: str,
+    experiment: Experiment,
+    tree: Mapping[str, Any],
+    uri: str,
+    origin: Mapping[str, Any],
+    job: RayJob | None = None,
+) -> dict[str, Any]:
+    """The content of `run.json`: what the uploader needs to know before the first metric.
+
+    `uid`: 32 hex digits that find the run again in MLflow; `tree`: the resolved experiment as plain data;
+    `origin`: `provenance.capture`'s answer.
+    """
+    tracking = experiment.tracking
+    return {
+        "id": uid,
+        "name": experiment.name,
+        "experiment": tracking.experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME") or experiment.name,
+        "uri": uri,
+        "created": time.time(),
+        "checkpoints": tracking.checkpoints,
+        "params": params(tree),
+        "tags": {
+            **tracking.tags,
+            **_system_tags(origin, job),
+            **_own_tags(uid, experiment, origin, job),
+            "mlflow.runName": experiment.name,
+        },
+    }
+
+
+def params(tree: Mapping[str, Any]) -> dict[str, str | int | float]:
+    """The flattened experiment: `network.width`, `stages.warm.lr`; without what is unset or says where a run is kept."""
+    return dict(_flat("", {k: v for k, v in tree.items() if k not in _LEFT_OUT}))
+
+
+def _flat(path: str, value: Any) -> list[tuple[str, str | int | float]]:
+    if isinstance(value, Mapping):
+        return [pair for key, child in value.items() for pair in _flat(f"{path}.{key}" if path else str(key), child)]
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        if value and all(isinstance(v, Mapping) for v in value):
+            return [pair for i, v in enumerate(value) for pair in _flat(f"{path}.{v.get('name', i)}", _unnamed(v))]
+        return [(path, ", ".join(str(v) for v in value))] if value else []
+    if value is None:
+        return []
+    if isinstance(value, bool):
+        return [(path, "true" if value else "false")]
+    return [(path, value if isinstance(value, int | float) and math.isfinite(value) else str(value))]
+
+
+def _unnamed(stage: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in stage.items() if k != "name"}
+
+
+def _own_tags(uid: str, experiment: Experiment, origin: Mapping[str, Any], job: RayJob | None) -> dict[str, str]:
+    tags = {
+        f"{TAG}id": uid,
+        f"{TAG}backend": experiment.backend,
+        f"{TAG}task": str(getattr(experiment.task, "kind", type(experiment.task).__name__)),
+        f"{TAG}status": "waiting",
+    }
+    if origin.get("config_sha256"):
+        tags[f"{TAG}config"] = str(origin["config_sha256"])
+    if job is not None:
+        tags[f"{TAG}job"] = job.id
+    return tags
+
+
+def _system_tags(origin: Mapping[str, Any], job: RayJob | None) -> dict[str, str]:
+    """The tags that MLflow's fluent API would have written by itself."""
+    git = origin.get("git") or {}
+    wanted = {
+        "mlflow.user": _user(),
+        "mlflow.source.name": _source(origin),
+        "mlflow.source.type": "JOB" if job is not None else "LOCAL",
+        "mlflow.source.git.commit": git.get("commit"),
+        "mlflow.source.git.branch": git.get("branch"),
+        "mlflow.source.git.repoURL": git.get("remote"),
+        "mlflow.source.git.dirty": str(bool(git["dirty"])).lower() if "dirty" in git else None,
+    }
+    return {k: str(v) for k, v in wanted.items() if v}
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # no entry for this uid, as in many containers
+        return str(os.getuid()) if hasattr(os, "getuid") else "unknown"
+
+
+def _source(origin: Mapping[str, Any]) -> str:
+    command = origin.get("command")
+    if isinstance(command, str) and command:
+        return command
+    words = list(command) if isinstance(command, Sequence) and command else sys.argv
+    return " ".join([Path(words[0]).name or "python", *words[1:]]) if words else "python"
+
+
+def note(
+    run: Mapping[str, Any], result: Mapping[str, Any], status: str, folder: Path, warnings: Sequence[str] = ()
+) -> str:
+    """The Markdown summary that heads a run's page: outcome, metrics, folder, how to go on."""
+    step, reason = result.get("step"), str(result.get("reason") or result.get("message") or "").strip()
+    at = f" at step {step:,}" if isinstance(step, int) else ""
+    lines = [f"**{run['name']}**: {status}{at}" + (f" ({reason})" if reason else "")]
+    metrics = [(k, v) for k, v in (result.get("metrics") or {}).items() if k.startswith(_HEADS)]
+    if metrics:
+        lines += ["", "| metric | last value |", "|:--|--:|"]
+        lines += [f"| {name} | {value:.6g} |" for name, value in sorted(metrics, key=_rank)]
+    if result.get("train_s"):
+        lines += ["", f"Trained for {result['train_s']:.1f} s."]
+    lines += ["", f"Folder: `{folder}`"]
+    if status != "finished":
+        lines += ["", f"Go on with: `orchestrator resume {folder}`"]
+    if warnings:
+        lines += ["", "Warnings:", "", *(f"- {w}" for w in list(dict.fromkeys(warnings))[:10])]
+    return "\n".join(lines)
+
+
+def _rank(item: tuple[str, Any]) -> tuple[int, str]:
+    return next(i for i, head in enumerate(_HEADS) if item[0].startswith(head)), item[0]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file of the run folder; {} where it is missing or unreadable (it may be on its way)."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
