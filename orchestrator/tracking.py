@@ -6,7 +6,6 @@ Nothing here imports mlflow: a run writes `run.json` (parameters, tags, store), 
 from __future__ import annotations
 
 import getpass
-import json
 import logging
 import math
 import os
@@ -15,13 +14,13 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
-from urllib.parse import urlsplit
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator
 from pydantic_core import PydanticCustomError
 
 from backends.errors import UserError
 from backends.spec import Leaf
+from orchestrator.tracking_uri import DEFAULT_URI, absolute_uri, uri_problem
 
 if TYPE_CHECKING:
     from orchestrator.config import Experiment
@@ -29,46 +28,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("orchestrator")
 
-DEFAULT_URI = "sqlite:///mlflow.db"
-ALLOWED = "use sqlite:///FILE (a local store) or http(s)://HOST:PORT (an MLflow server)"
 TAG = "orchestrator."
 """Prefix of our own tags."""
 _LEFT_OUT = ("version", "extends", "name", "storage", "tracking", "start_from")
 """Parts of the file that say where a run is kept, not what it computes: no parameters in MLflow."""
 
 
-_HEADS = ("error", "validation", "unknown", "loss")
-"""What a run's summary shows, in this order."""
 TagName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_./ -]{0,249}$")]
-
-
-def uri_problem(uri: str) -> str | None:
-    """Why `uri` is no tracking store that we can use; None where it is one. Passwords are never repeated."""
-    scheme, separator, rest = uri.partition("://")
-    scheme = scheme.lower()
-    if scheme.startswith("databricks"):
-        return f"Databricks is not supported; {ALLOWED}"
-    if not separator or scheme == "file":
-        return (
-            f"MLflow no longer keeps runs in a folder of files (got {uri!r}); use {DEFAULT_URI}, or http(s)://HOST:PORT"
-        )
-    if scheme == "sqlite":
-        if not rest.startswith("/") or rest.strip("/") in ("", ":memory:"):
-            return f"names no file (got {uri!r}); write sqlite:///mlflow.db, or sqlite:////absolute/folder/mlflow.db"
-        return None
-    if scheme not in ("http", "https"):
-        return f"{scheme}:// is not supported; {ALLOWED}"
-    try:
-        parts = urlsplit(uri)
-        host, _ = parts.hostname, parts.port
-    except ValueError as error:
-        return f"is not a valid address ({error}); {ALLOWED}"
-    if parts.username or parts.password:
-        return (
-            "holds a user name or password, which would be written into every run; "
-            "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in the environment instead"
-        )
-    return None if host else f"names no host (got {uri!r}); {ALLOWED}"
 
 
 class Tracking(Leaf):
@@ -133,19 +99,6 @@ def effective_uri(
     return absolute_uri(tracking.uri or DEFAULT_URI, cwd)
 
 
-def absolute_uri(uri: str, cwd: Path | None = None) -> str:
-    """A sqlite URI with an absolute path; servers' addresses stay as they are (without a closing slash)."""
-    file = sqlite_file(uri, cwd)
-    return uri.rstrip("/") if file is None else f"sqlite:///{file}"
-
-
-def sqlite_file(uri: str, cwd: Path | None = None) -> Path | None:
-    """The database file of a sqlite URI, absolute; None for a server."""
-    if not uri.lower().startswith("sqlite:///"):
-        return None
-    return Path(os.path.normpath((cwd or Path.cwd()) / uri[len("sqlite:///") :]))
-
-
 def run_record(
     uid: str,
     experiment: Experiment,
@@ -178,7 +131,7 @@ def run_record(
 
 
 def params(tree: Mapping[str, Any]) -> dict[str, str | int | float]:
-    """The flattened experiment: `network.width`, `stages.warm.lr`; without what is unset or says where a run is kept."""
+    """The flattened experiment: `network.width`, `stages.warm.lr`; not what is unset or says where a run is kept."""
     return dict(_flat("", {k: v for k, v in tree.items() if k not in _LEFT_OUT}))
 
 
@@ -242,37 +195,3 @@ def _source(origin: Mapping[str, Any]) -> str:
         return command
     words = list(command) if isinstance(command, Sequence) and command else sys.argv
     return " ".join([Path(words[0]).name or "python", *words[1:]]) if words else "python"
-
-
-def note(
-    run: Mapping[str, Any], result: Mapping[str, Any], status: str, folder: Path, warnings: Sequence[str] = ()
-) -> str:
-    """The Markdown summary that heads a run's page: outcome, metrics, folder, how to go on."""
-    step, reason = result.get("step"), str(result.get("reason") or result.get("message") or "").strip()
-    at = f" at step {step:,}" if isinstance(step, int) else ""
-    lines = [f"**{run['name']}**: {status}{at}" + (f" ({reason})" if reason else "")]
-    metrics = [(k, v) for k, v in (result.get("metrics") or {}).items() if k.startswith(_HEADS)]
-    if metrics:
-        lines += ["", "| metric | last value |", "|:--|--:|"]
-        lines += [f"| {name} | {value:.6g} |" for name, value in sorted(metrics, key=_rank)]
-    if result.get("train_s"):
-        lines += ["", f"Trained for {result['train_s']:.1f} s."]
-    lines += ["", f"Folder: `{folder}`"]
-    if status != "finished":
-        lines += ["", f"Go on with: `orchestrator resume {folder}`"]
-    if warnings:
-        lines += ["", "Warnings:", "", *(f"- {w}" for w in list(dict.fromkeys(warnings))[:10])]
-    return "\n".join(lines)
-
-
-def _rank(item: tuple[str, Any]) -> tuple[int, str]:
-    return next(i for i, head in enumerate(_HEADS) if item[0].startswith(head)), item[0]
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file of the run folder; {} where it is missing or unreadable (it may be on its way)."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}

@@ -1,0 +1,88 @@
+"""Describe a training experiment once; run it on PyTorch or on JAX, here or on a Ray cluster; compare the runs.
+
+    from orchestrator import Experiment, run
+    result = run("experiments/burgers/burgers.yaml", {"resources.workers": 0})
+    result.metrics["error/l2"], result.predict({"t": [0.5], "x": [0.1]})
+
+Everything public is listed here and loaded when it is first used, so `import orchestrator` stays light.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Experiment": "orchestrator.config",
+    "RunResult": "orchestrator.result",
+    "run": "orchestrator.runs",
+    "resume": "orchestrator.resuming",
+    "find": "orchestrator.folder",
+    "history": "orchestrator.result",
+    "predict": "orchestrator.predictions",
+    "compare_backends": "orchestrator.agree",
+    "Ask": "orchestrator.hooks",
+    "Moment": "orchestrator.hooks",
+    "Outcome": "orchestrator.hooks",
+    "Problem": "backends.problem",
+    "residual": "backends.problem",
+    "loss": "backends.problem",
+    "hard": "backends.problem",
+    "Network": "backends.networks",
+    "OrchestratorError": "backends.errors",
+    "UserError": "backends.errors",
+    "ConfigError": "backends.errors",
+    "RunFailed": "backends.errors",
+    "NonFinite": "backends.errors",
+}
+_RENAMED = {"compare_backends": "compare"}
+
+__all__ = [
+    "Ask",
+    "ConfigError",
+    "Experiment",
+    "Moment",
+    "Network",
+    "NonFinite",
+    "OrchestratorError",
+    "Outcome",
+    "Problem",
+    "RunFailed",
+    "RunResult",
+    "UserError",
+    "__version__",
+    "compare_backends",
+    "find",
+    "hard",
+    "history",
+    "loss",
+    "predict",
+    "residual",
+    "resume",
+    "run",
+]
+
+if TYPE_CHECKING:
+    from backends.errors import ConfigError, NonFinite, OrchestratorError, RunFailed, UserError
+    from backends.networks import Network
+    from backends.problem import Problem, hard, loss, residual
+    from orchestrator.agree import compare as compare_backends
+    from orchestrator.config import Experiment
+    from orchestrator.folder import find
+    from orchestrator.hooks import Ask, Moment, Outcome
+    from orchestrator.predictions import predict
+    from orchestrator.result import RunResult, history
+    from orchestrator.resuming import resume
+    from orchestrator.runs import run
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'orchestrator' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), _RENAMED.get(name, name))
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

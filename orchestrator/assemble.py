@@ -1,0 +1,55 @@
+"""Task and backend of an experiment, put together in this process: what worker, `agree` and `predict` share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import backends
+from backends.networks.custom import CustomNetwork
+from backends.own_code import load as load_own
+from backends.protocol import Backend, Settings, World, precision_of
+from backends.spec import Stage
+from backends.task import Task
+from orchestrator import build
+from orchestrator.config import Experiment
+
+CAPACITY = 500
+"""Most steps per dispatch: beyond a few hundred nothing is gained even for the smallest networks."""
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """A task with the compiled functions that train it."""
+
+    experiment: Experiment
+    module: Any
+    device: str
+    task: Task
+    stages: tuple[Stage, ...]
+    backend: Backend[Any]
+
+
+def assemble(
+    experiment: Experiment, folder: Path, *, world: World = World(), warn: Callable[[str], None] = lambda message: None
+) -> Assembled:
+    """Load the backend and build task and functions. `folder`: what relative names refer to. Raises UserError."""
+    module = backends.load(experiment.backend)
+    device = module.resolve_device(experiment.device)
+    network = None
+    if isinstance(experiment.network, CustomNetwork):
+        network = module.adapt(load_own(experiment.network.target, folder), experiment.network.fields)
+    task = build.task_of(experiment, folder, network)
+    stages = tuple(s.model_copy(update={"precision": precision_of(s, experiment.precision)}) for s in experiment.stages)
+    settings = Settings(
+        seed=experiment.seed,
+        device=device,
+        compile=experiment.compile,
+        clip=experiment.clip,
+        capacity=CAPACITY,
+        world=world,
+        warn=warn,
+    )
+    return Assembled(experiment, module, device, task, stages, module.build(task, stages, settings))

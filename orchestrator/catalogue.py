@@ -1,0 +1,25 @@
+"""What ships: every task with its terms and settings, read off the models themselves."""
+
+from __future__ import annotations
+
+import typing
+from typing import Any
+
+from backends.problem import Problem
+from backends.tasks import TaskUnion
+
+
+def catalogue() -> list[dict[str, Any]]:
+    """One entry per task kind: kind, what it is, terms, settings with their defaults."""
+    union = typing.get_args(TaskUnion)[0]
+    return [_entry(task) for task in typing.get_args(union)]
+
+
+def _entry(task: Any) -> dict[str, Any]:
+    fields = {k: f for k, f in task.model_fields.items() if k != "kind"}
+    return {
+        "kind": task.model_fields["kind"].default,
+        "what": (task.__doc__ or "").strip().splitlines()[0] if task.__doc__ else "",
+        "terms": list(task.declared()) if issubclass(task, Problem) and task.fields else list(getattr(task, "term_names", ())),
+        "settings": {k: (None if f.is_required() else f.get_default()) for k, f in fields.items()},
+    }

@@ -1,0 +1,68 @@
+"""The yardstick: unweighted terms on fixed held-out points, and the error against the reference.
+
+None of it depends on weights, network or seed, so runs can be compared by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backends.protocol import Backend
+from backends.task import Batches, Columns, Reference, Task
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """What every run of a task is measured on."""
+
+    task: Task
+    held_out: Batches
+    reference: Reference | None
+
+    @classmethod
+    def of(cls, task: Task, points: int) -> Yardstick:
+        """The task's held-out samples, about `points` of the largest set, and its reference."""
+        return cls(task, task.held_out(points), task.reference())
+
+    def measure(self, backend: Backend[Any], state: Any) -> dict[str, float]:
+        """`validation/<term>`, `validation/total`, and where there is a reference `error/l2`; unknown constants."""
+        terms = backend.evaluate(state, self.held_out)
+        scales = {t.name: t.scale for t in self.task.terms}
+        metrics = {f"validation/{name}": value for name, value in terms.items()}
+        metrics["validation/total"] = sum(value / scales[name] for name, value in terms.items())
+        if self.reference is not None:
+            values = backend.predict(state, tuple(self.reference.values), self.reference.points)
+            metrics.update(relative_errors(values, self.reference.values))
+        metrics.update(self.task.readings(backend.parameters(state)))
+        return metrics
+
+
+def relative_errors(
+    values: Mapping[str, NDArray[np.float64]], truth: Mapping[str, NDArray[np.float64]]
+) -> dict[str, float]:
+    """`error/l2` = |u - u*|_2 / |u*|_2 over all fields together; `error/l2/<field>` as well where there are several."""
+    wrong = {k: float(np.sum((values[k].reshape(truth[k].shape) - truth[k]) ** 2)) for k in truth}
+    size = {k: float(np.sum(truth[k] ** 2)) for k in truth}
+    errors = {"error/l2": _ratio(sum(wrong.values()), sum(size.values()))}
+    if len(truth) > 1:
+        errors.update({f"error/l2/{k}": _ratio(wrong[k], size[k]) for k in truth})
+    return errors
+
+
+def _ratio(wrong: float, size: float) -> float:
+    """sqrt(wrong / size); the absolute error where the truth is zero."""
+    return float(np.sqrt(wrong / size if size > 0 else wrong))
+
+
+def predictor(backend: Backend[Any], state: Any) -> Any:
+    """`predict(names, columns)` bound to a state."""
+
+    def predict(names: Sequence[str], columns: Columns) -> Mapping[str, NDArray[np.float64]]:
+        return backend.predict(state, tuple(names), columns)
+
+    return predict

@@ -1,0 +1,202 @@
+"""The one training loop.
+
+In a fixed order, at the end of every dispatch of n steps: points, weights, evaluation, callbacks, knobs,
+record, save, report, stop. n depends on the file and the step alone, so a resumed run takes the same
+dispatches as one that was never stopped, and gives the same bits.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from backends.errors import NonFinite
+from backends.protocol import Backend, Steps, finite_terms
+from backends.spec import Stage
+from backends.task import Feed, Task
+from orchestrator.hooks import Ask, Moment, Outcome, Status, call
+from orchestrator.knobs import Knobs
+from orchestrator.timeline import Position, Timeline, due
+
+Metrics = Mapping[str, float]
+
+
+@dataclass
+class Live:
+    """Everything that changes while a run trains."""
+
+    at: Position
+    state: Any
+    best: float = float("inf")
+    latest: dict[str, float] = field(default_factory=dict)
+    train_s: float = 0.0
+    checkpoint: str | None = None
+    stalled: bool = False
+    """The quasi-Newton stage stalled at the last dispatch (a second time in a row ends it)."""
+
+
+class Adapt(Protocol):
+    """Draw adaptive point sets again where due, or all of them `now`; whether any were drawn."""
+
+    def __call__(self, live: Live, *, now: bool = False) -> bool: ...
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run does, fixed at its start."""
+
+    backend: Backend[Any]
+    task: Task
+    timeline: Timeline
+    knobs: Knobs
+    feed: Feed
+    callbacks: Sequence[Any]
+    evaluate_every: int
+    checkpoint_every: int
+    record_every: int
+    figures_every: int | None
+    best: str | None
+    measure: Callable[[Any], dict[str, float]]
+    adapt: Adapt
+    reweigh: Callable[[Live, Steps], None]
+    save: Callable[[Live, bool], str]
+    record: Callable[[int, Metrics], None]
+    draw: Callable[[Any, int], None]
+    report: Callable[[int, Metrics], None]
+    stop: Callable[[], tuple[Status, str] | None]
+
+    @property
+    def stages(self) -> Sequence[Stage]:
+        """The stages in order."""
+        return self.timeline.stages
+
+
+def train(plan: Plan, live: Live, *, resumed: bool) -> Outcome:
+    """Run from `live.at` to the end of the last stage, or until somebody asks to stop."""
+    status: Status = "finished"
+    reason = ""
+    if not resumed:
+        _evaluate(plan, live)
+        plan.record(0, live.latest)
+    asks = _ask(plan, "start", _moment(plan, live, None, {}))
+    while not plan.timeline.over(live.at):
+        if stopping := plan.stop() or _asked_to_stop(asks):
+            status, reason = stopping
+            break
+        steps, ended = _dispatch(plan, live)
+        step, last = live.at.step, plan.timeline.over(live.at)
+        if not last:
+            plan.adapt(live)
+            plan.reweigh(live, steps)
+        evaluated = _evaluate(plan, live) if due(step, plan.evaluate_every) or last else {}
+        asks = _ask(plan, "step", _moment(plan, live, steps, evaluated))
+        if due(step, plan.record_every) or evaluated or ended:
+            plan.record(step, {**_training_metrics(plan, live, steps), **evaluated, **_said(asks)})
+        improved = _improved(plan, live, evaluated)
+        if due(step, plan.checkpoint_every) or last or improved or any(a.save for _, a in asks):
+            live.checkpoint = plan.save(live, improved)
+        if due(step, plan.figures_every) and not last:
+            plan.draw(live.state, step)
+        if evaluated:
+            plan.report(step, live.latest)
+    if live.checkpoint is None or not live.checkpoint.endswith(f"{live.at.step:09d}"):
+        live.checkpoint = plan.save(live, False)
+    plan.draw(live.state, live.at.step)
+    outcome = Outcome(status, live.at.step, reason, dict(live.latest), live.checkpoint, live.train_s)
+    for callback in plan.callbacks:
+        call(callback, "end", _moment(plan, live, None, {}), outcome)
+    return outcome
+
+
+def _dispatch(plan: Plan, live: Live) -> tuple[Steps, bool]:
+    """Do the steps up to the next event; enter the next stage where one is over. Raises NonFinite by term."""
+    at = live.at
+    stage = plan.stages[at.stage]
+    n = plan.timeline.dispatch(at)
+    table = plan.knobs.table(stage, at.step, at.within, n)
+    began = time.perf_counter()
+    live.state, steps = plan.backend.step(live.state, n, table, plan.feed, at.step)
+    bad = steps.bad()  # fetches the rows: the clock stops when the device is done
+    live.train_s += time.perf_counter() - began
+    if bad is not None:
+        terms = finite_terms([t for t in plan.task.terms if t.trained], steps.losses[bad])
+        raise NonFinite(at.step + bad, terms, "loss" if terms else "gradient")
+    ended, done = bool(steps.ended), n
+    if ended:
+        done = int(np.count_nonzero(steps.evaluations))
+        # New points often help a stalled line search on; a stage that stalls twice in a row is over.
+        if "stalled" in steps.ended and not live.stalled and done < n and plan.adapt(live, now=True):
+            live.stalled, ended = True, False
+    else:
+        live.stalled = False
+    live.at = plan.timeline.after(at, done, ended=ended)
+    if live.at.stage != at.stage:
+        live.state = plan.backend.enter(live.state, live.at.stage)
+    return steps, ended
+
+
+def _evaluate(plan: Plan, live: Live) -> dict[str, float]:
+    metrics = plan.measure(live.state)
+    live.latest.update(metrics)
+    return metrics
+
+
+def _training_metrics(plan: Plan, live: Live, steps: Steps) -> dict[str, float]:
+    """The last step's terms, their weighted sum, the live knobs and the speed."""
+    at = live.at
+    within = max(at.within - 1, 0)
+    knobs = plan.knobs.now(plan.stages[at.stage], max(at.step - 1, 0), within)
+    names = [t.name for t in plan.task.terms if t.trained]
+    done = max(int(np.count_nonzero(steps.evaluations)), 1)
+    losses = dict(zip(names, steps.losses[done - 1].tolist()))
+    metrics = {f"loss/{name}": value for name, value in losses.items()}
+    metrics["loss"] = sum(knobs[f"weight/{name}"] * value for name, value in losses.items())
+    metrics.update(knobs)
+    metrics["time/train_s"] = live.train_s
+    if live.train_s > 0:
+        metrics["time/steps_per_s"] = at.step / live.train_s
+    live.latest.update(metrics)
+    return metrics
+
+
+def _moment(plan: Plan, live: Live, steps: Steps | None, metrics: Metrics) -> Moment:
+    names = tuple(t.name for t in plan.task.terms if t.trained)
+    stage = plan.stages[live.at.stage]
+    return Moment(
+        step=live.at.step,
+        stage=stage.name,
+        terms=names,
+        losses=steps.losses if steps is not None else np.zeros((0, len(names))),
+        knobs=plan.knobs.now(stage, live.at.step, live.at.within),
+        metrics=metrics,
+    )
+
+
+def _ask(plan: Plan, method: str, moment: Moment) -> list[tuple[Any, Ask]]:
+    """Ask every callback and write the knobs that they want."""
+    asks = [(c, answer) for c in plan.callbacks if isinstance(answer := call(c, method, moment), Ask)]
+    for callback, ask in asks:
+        plan.knobs.set(ask.knobs, type(callback).__name__)
+    return asks
+
+
+def _said(asks: Sequence[tuple[Any, Ask]]) -> dict[str, float]:
+    return {name: value for _, ask in asks for name, value in ask.metrics.items()}
+
+
+def _asked_to_stop(asks: Sequence[tuple[Any, Ask]]) -> tuple[Status, str] | None:
+    reasons = [ask.stop for _, ask in asks if ask.stop]
+    return ("stopped", reasons[0]) if reasons else None
+
+
+def _improved(plan: Plan, live: Live, evaluated: Metrics) -> bool:
+    """Whether this evaluation is the best so far by the metric that the file names; ties keep the earlier."""
+    value = evaluated.get(plan.best, float("nan")) if plan.best else float("nan")
+    if not value < live.best:
+        return False
+    live.best = value
+    return True

@@ -1,0 +1,162 @@
+"""What the loop asks of a run's pieces: a start, new points, new weights, checkpoints, a stop."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from backends import checkpoint
+from backends.errors import UserError
+from backends.protocol import Steps, World
+from backends.weighting import Weighting
+from orchestrator.assemble import Assembled
+from orchestrator.folder import RunFolder
+from orchestrator.hooks import Status, call
+from orchestrator.knobs import Knobs
+from orchestrator.loop import Live
+from orchestrator.record import Recorder, Silent
+from orchestrator.timeline import Position, due
+
+STOPS: tuple[Status, ...] = ("killed", "preempted", "stopped")
+
+
+@dataclass
+class Pieces:
+    """A run, taken apart."""
+
+    made: Assembled
+    feed: Any
+    weighting: Weighting
+    knobs: Knobs
+    callbacks: list[Any]
+    folder: RunFolder
+    world: World
+    recorder: Recorder | Silent
+
+    # --- where it starts ---
+
+    def start(self, *, resume: bool, start_from: str | None) -> Live:
+        """A fresh state, the newest sound checkpoint, or another run's weights."""
+        if resume:
+            found = checkpoint.newest(self.folder.checkpoints, self.recorder.warn)
+            if found is not None:
+                return self._restored(found)
+            self.recorder.warn("there is no sound checkpoint in this run: it starts again from step 0")
+        state = self.made.backend.init(self.made.experiment.seed)
+        if start_from:
+            state = self._adopted(state, checkpoint.load(Path(start_from)))
+        return Live(Position(), state)
+
+    def _restored(self, snapshot: checkpoint.Snapshot) -> Live:
+        """Everything that a checkpoint holds, back in place."""
+        loop = snapshot.loop
+        state = self.made.backend.load(snapshot.arrays, snapshot.meta)
+        self.feed.load(snapshot.points)
+        self.weighting.load(loop["weighting"])
+        self.knobs.values.update(loop["knobs"])
+        for callback, kept in zip(self.callbacks, loop["callbacks"], strict=False):
+            if kept is not None:
+                call(callback, "load", kept)
+        at = self._position(Position(**loop["position"]))
+        if at.stage != snapshot.meta["stage"]:
+            state = self.made.backend.enter(state, at.stage)
+        return Live(
+            at,
+            state,
+            best=math.inf if loop["best"] is None else loop["best"],
+            latest=dict(loop["latest"]),
+            train_s=loop["train_s"],
+            checkpoint=f"step-{snapshot.step:09d}",
+            stalled=loop["stalled"],
+        )
+
+    def _position(self, at: Position) -> Position:
+        """A stage that was over when the checkpoint was written may have been given more steps since."""
+        last = len(self.made.stages) - 1
+        if at.stage < last and at.within >= self.made.stages[at.stage].steps:
+            return Position(at.step, at.stage + 1, 0)
+        return at
+
+    def _adopted(self, state: Any, snapshot: checkpoint.Snapshot) -> Any:
+        """Another run's weights under this run's fresh optimizer; names and shapes must fit."""
+        arrays, meta = self.made.backend.arrays(state)
+        theirs = {k: v for k, v in snapshot.arrays.items() if k.startswith(("params/", "aux/"))}
+        ours = {k for k in arrays if k.startswith(("params/", "aux/"))}
+        wrong = sorted(set(theirs) ^ ours) or [k for k in sorted(ours) if theirs[k].shape != arrays[k].shape]
+        if wrong:
+            raise UserError(
+                f"the weights of that run do not fit this network: {', '.join(wrong[:5])} differ; use the same `network` as there",
+                path="start_from",
+            )
+        return self.made.backend.load({**arrays, **{k: v.astype(arrays[k].dtype) for k, v in theirs.items()}}, meta)
+
+    # --- what the loop asks for ---
+
+    def feed_periods(self) -> tuple[int, ...]:
+        """Periods at which the feed draws new points."""
+        return tuple(getattr(self.feed, "periods", ()))
+
+    def adapt(self, live: Live, *, now: bool = False) -> bool:
+        """Draw adaptive point sets again, where due or `now`; whether any were drawn."""
+        if not self.feed_periods():
+            return False
+        step = live.at.step
+        names = self.feed.adaptive if now else self.feed.due(step)
+        for name in names:
+            candidates = self.feed.propose(name, step)
+            residuals = self.made.backend.candidates(live.state, name, candidates)
+            self.feed.adopt(name, step, candidates, np.sum([np.abs(r) for r in residuals.values()], axis=0))
+        return bool(names)
+
+    def reweigh(self, live: Live, steps: Steps) -> None:
+        """Let the weighting see what it needs, when its period is over."""
+        at = live.at
+        if not due(at.step, self.weighting.every):
+            return
+        seen: dict[str, Any] = {"losses": steps.losses[-1]}
+        wanted = self.weighting.needs - {"losses"}
+        if wanted:
+            row = self.knobs.table(self.made.stages[at.stage], at.step, at.within, 1)[0]
+            seen.update(self.made.backend.probe(live.state, wanted, self.feed, at.step, row))
+        weights = self.weighting.update(at.step, seen)
+        self.knobs.values.update({f"weight/{name}": value for name, value in weights.items()})
+
+    def stop(self) -> tuple[Status, str] | None:
+        """Whether somebody asked the run to stop; several workers agree on it."""
+        asked = self.folder.stop_requested()
+        number = STOPS.index(asked) + 1 if asked in STOPS else 0
+        if self.world.size > 1:
+            number = self.made.module.agree(number, self.world)
+        return (STOPS[number - 1], "asked to stop") if number else None
+
+    def save(self, live: Live, best: bool) -> str:
+        """Write a checkpoint (rank 0) and forget the ones that are not kept. Returns its name."""
+        name = f"step-{live.at.step:09d}"
+        if self.world.rank != 0:
+            return name
+        arrays, meta = self.made.backend.arrays(live.state)
+        snapshot = checkpoint.Snapshot(
+            step=live.at.step,
+            arrays=arrays,
+            meta={**meta, **self.recorder.facts, "metrics": {k: v for k, v in live.latest.items() if math.isfinite(v)}},
+            loop={
+                "position": dataclasses.asdict(live.at),
+                "knobs": dict(self.knobs.values),
+                "weighting": self.weighting.state(),
+                "callbacks": [call(c, "state") for c in self.callbacks],
+                "latest": {k: v for k, v in live.latest.items() if math.isfinite(v)},
+                "best": live.best if math.isfinite(live.best) else None,
+                "stalled": live.stalled,
+                "train_s": live.train_s,
+            },
+            points=self.feed.arrays(),
+        )
+        path = checkpoint.save(self.folder.checkpoints, snapshot)
+        self.recorder.saved(path, live.at.step, best)
+        checkpoint.prune(self.folder.checkpoints, self.made.experiment.checkpoint.keep, self.recorder.best_steps)
+        return path.name

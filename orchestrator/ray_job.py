@@ -1,0 +1,55 @@
+"""Running inside a Ray job on a cluster: what is different there.
+
+The working directory of a job is an unpacked upload that is deleted afterwards: a relative storage folder or
+tracking store would be lost with it, so both are refused before anything starts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from backends.errors import UserError
+
+
+@dataclass(frozen=True)
+class RayJob:
+    """The job that this driver runs in."""
+
+    id: str
+
+
+def this_job() -> RayJob | None:
+    """The submitted job that this process belongs to, or None."""
+    config = os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR")
+    if not config:
+        return None
+    try:
+        metadata = json.loads(config).get("metadata", {})
+    except json.JSONDecodeError:
+        return None
+    number = metadata.get("job_submission_id") or metadata.get("job_id")
+    return RayJob(str(number)) if number else None
+
+
+def refuse_relative(asked: str | None, storage: Path, uri: str, out: Path | None) -> None:
+    """In a job, refuse a storage folder or tracking store in the working directory. Raises UserError."""
+    if this_job() is None:
+        return
+    where = Path(os.environ.get("ORCHESTRATOR_RUNS") or asked or "runs")
+    if not where.is_absolute() and (out is None or not out.is_absolute()):
+        raise UserError(
+            f"storage {str(where)!r} lies in the job's working directory, which is deleted with the job; "
+            "submit with -s storage=FOLDER (a folder that every node mounts), or set ORCHESTRATOR_RUNS in the job's environment",
+            path="storage",
+        )
+    relative = uri.startswith("sqlite:///") and Path(uri.removeprefix("sqlite:///")).is_relative_to(Path.cwd())
+    if relative:
+        raise UserError(
+            "the tracking store lies in the job's working directory, which is deleted with the job; submit with "
+            "-s tracking.uri=http://HOST:PORT (or sqlite:////FOLDER/mlflow.db), or set MLFLOW_TRACKING_URI in the job's environment",
+            path="tracking.uri",
+        )
+    _ = storage

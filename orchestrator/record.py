@@ -1,0 +1,137 @@
+"""What rank 0 writes into the run folder while it trains: metrics, events, figures, the log.
+
+Everything goes to local files first (append-only JSON lines that survive kill -9); the uploader sends it on.
+Non-finite values are written as null.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from backends.errors import OrchestratorError, StorageFailed
+from backends.protocol import World
+from backends.task import Predict, Task
+from orchestrator.config import Experiment
+from orchestrator.folder import Lines, RunFolder, read_jsonl
+from orchestrator.provenance import config_hash
+
+log = logging.getLogger("orchestrator")
+
+
+class Silent:
+    """What the other ranks write: nothing."""
+
+    facts: Mapping[str, Any] = {}
+    best_steps: frozenset[int] = frozenset()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def about(self, device: str, versions: Mapping[str, str], world: World) -> None: ...
+    def phase(self, message: str) -> None: ...
+    def warn(self, message: str) -> None: ...
+    def metrics(self, step: int, values: Mapping[str, float]) -> None: ...
+    def draw(self, task: Task, predict: Predict, feed: Any, step: int) -> None: ...
+    def saved(self, path: Path, step: int, best: bool) -> None: ...
+    def failed(self, error: OrchestratorError) -> None: ...
+    def compilations(self, counts: Mapping[str, int]) -> None: ...
+
+
+class Recorder(Silent):
+    """The run folder's only writer while the run trains."""
+
+    def __init__(self, folder: RunFolder, experiment: Experiment, *, resumed: bool) -> None:
+        self.folder, self.experiment = folder, experiment
+        self.facts = {"seed": experiment.seed, "backend": experiment.backend, "config_hash": config_hash(experiment.tree())}
+        self._metrics, self._events = Lines(folder.metrics), Lines(folder.events)
+        # A resumed run repeats the steps after its checkpoint, with the same values: they are recorded already.
+        records = read_jsonl(folder.metrics)[0] if resumed else []
+        self._recorded = max((int(r["step"]) for r in records), default=-1)
+        events = read_jsonl(folder.events)[0] if resumed else []
+        bests = [int(e["step"]) for e in events if e.get("event") == "checkpoint" and e.get("best")]
+        self.best_steps = frozenset(bests[-1:])
+        self._log: logging.Handler = logging.NullHandler()
+        self._warned: set[str] = set()
+
+    def __enter__(self) -> Self:
+        self._log = logging.FileHandler(self.folder.log, encoding="utf-8", delay=True)
+        self._log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        log.addHandler(self._log)
+        if log.level == logging.NOTSET:
+            log.setLevel(logging.INFO)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if error is not None:
+            log.error("%s", error, exc_info=(kind, error, trace) if kind else None)
+        log.removeHandler(self._log)
+        self._log.close()
+
+    def event(self, event: str, step: int = 0, **more: Any) -> None:
+        """Append one event."""
+        self._events.append({"time": time.time(), "step": step, "event": event, **more})
+
+    def about(self, device: str, versions: Mapping[str, str], world: World) -> None:
+        """What the run turned out to run on: obeyed on resume, kept in every checkpoint."""
+        self.facts = {**self.facts, "device": device, "versions": dict(versions), "world": world.size}
+        self.event("tags", tags={"orchestrator.device": device, "orchestrator.workers": str(world.size)})
+        log.info("device %s, %d worker(s), %s", device, world.size, ", ".join(f"{k} {v}" for k, v in versions.items()))
+
+    def phase(self, message: str) -> None:
+        """What the run is doing before its first step."""
+        self.event("status", status="running", message=message)
+        log.info("%s", message)
+
+    def warn(self, message: str) -> None:
+        """Something was changed or is slower than it could be; each message once."""
+        if message in self._warned:
+            return
+        self._warned.add(message)
+        self.event("warning", message=message)
+        log.warning("%s", message)
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """One line of `metrics.jsonl`."""
+        if step <= self._recorded:
+            return
+        clean = {k: (float(v) if math.isfinite(v) else None) for k, v in values.items()}
+        self._metrics.append({"step": step, "time": time.time(), "metrics": clean})
+        self._recorded = step
+
+    def draw(self, task: Task, predict: Predict, feed: Any, step: int) -> None:
+        """The task's pictures and the histories. A picture that fails is a warning, never the end of a run."""
+        from orchestrator.figures import draw_all
+
+        try:
+            samples = feed.take(step, 1).fixed()
+            for path, key in draw_all(task.pictures(predict, samples), self.folder, self.experiment, step):
+                self.event("figure", step, path=str(path.relative_to(self.folder.path)), key=key)
+        except OSError as error:
+            self.warn(f"figures of step {step} could not be written: {error}")
+        except (ValueError, TypeError, ArithmeticError, OrchestratorError) as error:
+            self.warn(f"figures of step {step} could not be drawn: {error}")
+
+    def saved(self, path: Path, step: int, best: bool) -> None:
+        """A checkpoint is on the disk."""
+        if best:
+            self.best_steps = frozenset({step})
+        self.event("checkpoint", step, path=str(path.relative_to(self.folder.path)), best=best)
+
+    def failed(self, error: OrchestratorError) -> None:
+        """The run can't go on."""
+        where = "" if isinstance(error, StorageFailed) else f" at step {self._recorded}"
+        log.error("failed%s: %s", where, error)
+
+    def compilations(self, counts: Mapping[str, int]) -> None:
+        """How often each function was compiled."""
+        self.event("compilations", counts=dict(counts))
+        log.info("compilations: %s", dict(counts))

@@ -1,0 +1,245 @@
+"""One run from the driver's side: check, make the folder, start the uploader, launch the host, collect the result."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import backends
+from backends.environment import environment
+from backends.errors import OrchestratorError, RunFailed, UserError
+from orchestrator import build, launch, provenance
+from orchestrator.config import Experiment
+from orchestrator.folder import Lines, RunFolder, acquire, create, find, storage_of, write_json
+from orchestrator.ray_job import refuse_relative, this_job
+from orchestrator.reader import Read, read_experiment, validate
+from orchestrator.result import RunResult
+from orchestrator.tracking import effective_uri, run_record
+from orchestrator.worker import Job
+from orchestrator.yaml_text import Document, Mark
+
+EXECUTED = "ORCHESTRATOR_EXECUTED"
+"""Set in the environment of a process that has been executed again with its environment in place."""
+COPIED_BYTES = 64_000_000
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run folder that is ready to be launched."""
+
+    folder: RunFolder
+    experiment: Experiment
+    job: Job
+    tracking: bool
+
+
+def checked(source: str | Path | Experiment | Mapping[str, Any], overrides: Any = None) -> Read:
+    """Read and check an experiment with everything that needs no framework. Raises ConfigError or UserError."""
+    read = _read(source, overrides or {})
+    try:
+        build.check(read.experiment, read_folder(source))
+    except UserError as error:
+        raise read.blame(error) from error
+    return read
+
+
+def _read(source: str | Path | Experiment | Mapping[str, Any], overrides: Any) -> Read:
+    if isinstance(source, str | Path):
+        return read_experiment(Path(source), overrides)
+    if isinstance(source, Experiment) and not overrides:
+        return Read(source, Document(source.tree(), {(): Mark("experiment")}), "")
+    tree = source.tree() if isinstance(source, Experiment) else dict(source)
+    document = Document(tree, {(): Mark("experiment")})
+    from orchestrator.merge import override
+
+    override(document, overrides, Path.cwd())
+    if document.problems:
+        from backends.errors import ConfigError
+
+        raise ConfigError(document.problems)
+    return Read(validate(Experiment, document.tree, "experiment"), document, "")
+
+
+def read_folder(source: Any) -> Path:
+    """The folder that relative names in an experiment refer to."""
+    return Path(source).parent if isinstance(source, str | Path) else Path.cwd()
+
+
+def prepare(
+    source: str | Path | Experiment | Mapping[str, Any],
+    overrides: Any = None,
+    *,
+    out: Path | None = None,
+    start_from: str | None = None,
+    execute: bool = True,
+) -> Prepared:
+    """Check everything, then make the run folder. Nothing is written before all checks have passed.
+
+    `execute`: the command line may execute itself again, once, with the environment that the backend needs.
+    """
+    read = checked(source, overrides)
+    experiment = read.experiment
+    if start_from is not None:
+        experiment = experiment.changed(start_from=start_from)
+    try:
+        launch.backend_installed(experiment.backend)
+        storage = storage_of(experiment.storage)
+        uri = effective_uri(experiment.tracking, read.document.mark(("tracking", "uri")).file.startswith("-s"))
+        refuse_relative(experiment.storage, storage, uri, out)
+        checkpoint = _start_from(experiment, storage)
+    except UserError as error:
+        raise read.blame(error) from error
+    if execute:
+        execute_again(experiment)
+    folder = create(storage, experiment.name, out)
+    _fill(folder, read, experiment, uri)
+    return Prepared(folder, experiment, Job(str(folder.path), start_from=checkpoint), experiment.tracking.enabled)
+
+
+def _start_from(experiment: Experiment, storage: Path) -> str | None:
+    """The checkpoint folder that `start_from` means."""
+    if experiment.start_from is None:
+        return None
+    from backends.checkpoint import listing
+
+    run = find(experiment.start_from, str(storage))
+    found = listing(run.checkpoints)
+    if not found:
+        raise UserError(f"{run.path} has no checkpoint to start from", path="start_from")
+    return str(found[-1])
+
+
+def execute_again(experiment: Experiment) -> None:
+    """Execute this process again with the variables that must be set before a framework loads (in process only)."""
+    if experiment.resources.workers or os.environ.get(EXECUTED) or Path(sys.argv[0]).name not in ("__main__.py", "orchestrator"):
+        return
+    variables = environment(experiment.backend, experiment.resources.cpus_per_worker, experiment.device)
+    missing = {k: v for k, v in variables.items() if k not in os.environ}
+    if missing:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.execve(sys.executable, [sys.executable, "-m", "orchestrator", *sys.argv[1:]], {**os.environ, **missing, EXECUTED: "1"})
+
+
+def _fill(folder: RunFolder, read: Read, experiment: Experiment, uri: str) -> None:
+    """What a run folder holds before the run starts."""
+    import yaml
+
+    tree = _with_code(experiment.tree(), folder)
+    tree["storage"] = None
+    tree["tracking"]["uri"] = uri
+    text = "# Resolved: defaults filled in, files merged. Runs again where it lies.\n" + yaml.safe_dump(tree, sort_keys=False)
+    folder.experiment.write_text(text, encoding="utf-8")
+    folder.original.write_text(read.text or text, encoding="utf-8")
+    job = this_job()
+    origin = provenance.capture(tree, Path.cwd())
+    write_json(folder.provenance, origin)
+    write_json(folder.run, run_record(uuid.uuid4().hex, experiment, tree, uri, origin, job))
+    Lines(folder.events).append({"time": time.time(), "step": 0, "event": "status", "status": "waiting"})
+
+
+def _with_code(tree: Any, folder: RunFolder) -> Any:
+    """The tree with the user's files copied into `code/` and named there."""
+    if isinstance(tree, dict):
+        return {k: _copied(k, v, folder) if k in ("target", "path") and isinstance(v, str) else _with_code(v, folder) for k, v in tree.items()}
+    if isinstance(tree, list):
+        return [_with_code(v, folder) for v in tree]
+    return tree
+
+
+def _copied(key: str, value: str, folder: RunFolder) -> str:
+    name, colon, attribute = value.rpartition(":") if key == "target" else (value, "", "")
+    source = Path(name)
+    if not source.is_file() or (key == "target" and source.suffix != ".py") or source.stat().st_size > COPIED_BYTES:
+        return value
+    folder.code.mkdir(exist_ok=True)
+    copy = folder.code / source.name
+    if copy.exists() and copy.read_bytes() != source.read_bytes():
+        copy = folder.code / f"{uuid.uuid4().hex[:6]}-{source.name}"
+    if source.resolve() != copy.resolve():
+        shutil.copy2(source, copy)
+    return f"code/{copy.name}{colon}{attribute}"
+
+
+def start(prepared: Prepared) -> RunResult:
+    """Launch a prepared run and wait for it. Raises the run's OrchestratorError after its end was recorded."""
+    from orchestrator import uploader
+
+    folder, experiment = prepared.folder, prepared.experiment
+    with acquire(folder):
+        handle = uploader.start(folder) if prepared.tracking else None
+        error: OrchestratorError | None = None
+        outcome: dict[str, Any] = {}
+        try:
+            if experiment.resources.workers == 0:
+                _set_environment(experiment)
+                outcome = launch.in_process(prepared.job)
+            else:
+                outcome = launch.in_ray_train(prepared.job, experiment)
+        except OrchestratorError as caught:
+            error = caught
+        except KeyboardInterrupt:
+            outcome = {"status": "killed", "reason": "interrupted twice"}
+        except Exception as caught:
+            error = RunFailed(f"{type(caught).__name__}: {caught}")
+            error.__cause__ = caught
+        result = _concluded(folder, outcome, error)
+        if handle is not None:
+            report = handle.finish()
+            result = result.tracked(folder, report)
+    if error is not None:
+        raise error
+    return result
+
+
+def _set_environment(experiment: Experiment) -> None:
+    """In-process: what can still be set before the framework loads."""
+    for name, value in environment(experiment.backend, experiment.resources.cpus_per_worker, experiment.device).items():
+        os.environ.setdefault(name, value)
+    backends.load(experiment.backend)
+
+
+def _concluded(folder: RunFolder, outcome: Mapping[str, Any], error: OrchestratorError | None) -> RunResult:
+    """Write `result.json`, and the final status where no worker lived to write it."""
+    result = RunResult.of(folder, outcome, error)
+    write_json(folder.result, result.as_dict())
+    Lines(folder.events).append(
+        {
+            "time": time.time(),
+            "step": result.step,
+            "event": "status",
+            "status": result.status,
+            "message": str(error) if error else result.reason,
+            "final": True,
+        }
+    )
+    return result
+
+
+def run(
+    source: str | Path | Experiment | Mapping[str, Any],
+    overrides: Mapping[str, Any] | list[str] | None = None,
+    *,
+    out: str | Path | None = None,
+    start_from: str | None = None,
+    progress: bool = False,
+) -> RunResult:
+    """Train an experiment (a file, a model or plain data) and return its result.
+
+    `overrides` maps dotted paths to values. Prints nothing unless `progress` is set. Raises ConfigError for mistakes
+    in the experiment, RunFailed where the run could not go on.
+    """
+    prepared = prepare(source, overrides, out=Path(out) if out else None, start_from=start_from, execute=False)
+    if not progress:
+        return start(prepared)
+    from orchestrator.console import watched
+
+    with watched(prepared.folder, prepared.experiment, signals=False):
+        return start(prepared)

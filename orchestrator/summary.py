@@ -1,0 +1,38 @@
+"""The Markdown summary that heads a run's page in MLflow: outcome, metrics, folder, how to go on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+_HEADS = ("error", "validation", "unknown", "loss")
+"""Metrics that are shown, in this order."""
+
+
+def note(
+    run: Mapping[str, Any], result: Mapping[str, Any], status: str, folder: Path, warnings: Sequence[str] = ()
+) -> str:
+    """The summary of a run that has ended with `status` (or is still `running`).
+
+    `run`: the content of `run.json`; `result`: of `result.json`, {} where there is none.
+    """
+    step, reason = result.get("step"), str(result.get("reason") or result.get("message") or "").strip()
+    at = f" at step {step:,}" if isinstance(step, int) else ""
+    lines = [f"**{run['name']}**: {status}{at}" + (f" ({reason})" if reason else "")]
+    metrics = [(k, v) for k, v in (result.get("metrics") or {}).items() if k.startswith(_HEADS)]
+    if metrics:
+        lines += ["", "| metric | last value |", "|:--|--:|"]
+        lines += [f"| {name} | {value:.6g} |" for name, value in sorted(metrics, key=_rank)]
+    if result.get("train_s"):
+        lines += ["", f"Trained for {result['train_s']:.1f} s."]
+    lines += ["", f"Folder: `{folder}`"]
+    if status != "finished":
+        lines += ["", f"Go on with: `orchestrator resume {folder}`"]
+    if warnings:
+        lines += ["", "Warnings:", "", *(f"- {w}" for w in list(dict.fromkeys(warnings))[:10])]
+    return "\n".join(lines)
+
+
+def _rank(item: tuple[str, Any]) -> tuple[int, str]:
+    return next(i for i, head in enumerate(_HEADS) if item[0].startswith(head)), item[0]

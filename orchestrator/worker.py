@@ -1,0 +1,106 @@
+"""One worker, the same on every host: run folder → task → backend → loop → report.
+
+A worker reads everything from `experiment.yaml` in the run folder, so that all workers, a resumed run and a
+sweep's trial start from the same text. Rank 0 writes; the others compute.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from backends.errors import OrchestratorError, UserError
+from backends.protocol import World
+from backends.weighting import Weighting
+from orchestrator.assemble import CAPACITY, assemble
+from orchestrator.callbacks import CustomCallback, EarlyStopping, Ramp
+from orchestrator.config import Experiment
+from orchestrator.evaluate import Yardstick, predictor
+from orchestrator.folder import RunFolder
+from orchestrator.hooks import Outcome
+from orchestrator.knobs import Knobs, initial
+from orchestrator.loop import Plan, train
+from orchestrator.pieces import Pieces
+from orchestrator.reader import read_experiment
+from orchestrator.record import Recorder, Silent
+from orchestrator.timeline import Timeline, periods
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker is told; plain data, so it travels to any host."""
+
+    folder: str
+    """The run folder, with `experiment.yaml` in it."""
+    resume: bool = False
+    start_from: str | None = None
+    """Checkpoint folder whose weights a new run starts from."""
+
+
+@dataclass(frozen=True)
+class Host:
+    """What surrounds a worker."""
+
+    world: World = World()
+    report: Callable[[int, Mapping[str, float]], None] = field(default=lambda step, metrics: None)
+
+
+def work(job: Job, host: Host) -> dict[str, Any]:
+    """Train the run in `job.folder` on this host. Returns the outcome as plain data; raises OrchestratorError."""
+    folder = RunFolder(Path(job.folder))
+    experiment = read_experiment(folder.experiment).experiment
+    recorder = Recorder(folder, experiment, resumed=job.resume) if host.world.rank == 0 else Silent()
+    with recorder:
+        try:
+            outcome = _train(job, host, folder, experiment, recorder)
+        except OrchestratorError as error:
+            recorder.failed(error)
+            raise
+    return dataclasses.asdict(outcome)
+
+
+def _train(job: Job, host: Host, folder: RunFolder, experiment: Experiment, recorder: Recorder | Silent) -> Outcome:
+    recorder.phase(f"loading {experiment.backend}")
+    made = assemble(experiment, folder.path, world=host.world, warn=recorder.warn)
+    task, backend = made.task, made.backend
+    recorder.about(made.device, made.module.versions(), host.world)
+    feed = task.feed(experiment.seed)
+    yardstick = Yardstick.of(task, experiment.evaluate.points)
+    weighting = Weighting.of(experiment.weights, [t.name for t in task.terms if t.trained], experiment.seed)
+    ramps = tuple(c for c in experiment.callbacks if isinstance(c, Ramp))
+    knobs = Knobs(initial(task, weighting.weights), ramps, experiment.clip, task=task)
+    callbacks = [c.make(folder.path) for c in experiment.callbacks if isinstance(c, EarlyStopping | CustomCallback)]
+    pieces = Pieces(made, feed, weighting, knobs, callbacks, folder, host.world, recorder)
+    recorder.phase(f"compiling for {made.device}, usually 5 to 15 s the first time")
+    live = pieces.start(resume=job.resume, start_from=job.start_from)
+    every = experiment.evaluate.every, experiment.checkpoint.every, experiment.tracking.every, experiment.figures.every
+    plan = Plan(
+        backend=backend,
+        task=task,
+        timeline=Timeline(made.stages, periods([*every, weighting.every, *pieces.feed_periods()]), CAPACITY),
+        knobs=knobs,
+        feed=feed,
+        callbacks=callbacks,
+        evaluate_every=experiment.evaluate.every,
+        checkpoint_every=experiment.checkpoint.every,
+        record_every=experiment.tracking.every,
+        figures_every=experiment.figures.every,
+        best=experiment.checkpoint.best,
+        measure=lambda state: yardstick.measure(backend, state),
+        adapt=pieces.adapt,
+        reweigh=pieces.reweigh,
+        save=pieces.save,
+        record=recorder.metrics,
+        draw=lambda state, step: recorder.draw(task, predictor(backend, state), feed, step),
+        report=host.report,
+        stop=pieces.stop,
+    )
+    try:
+        return train(plan, live, resumed=live.at.step > 0)
+    except UserError as error:
+        raise error
+    finally:
+        recorder.compilations(backend.compilations())
