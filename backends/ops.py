@@ -8,6 +8,8 @@ their dtype and device from `like`.
 
 from __future__ import annotations
 
+import math
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -16,8 +18,62 @@ import numpy as np
 Array = Any
 
 
+class Scalars(Protocol):
+    """Arithmetic on the few numbers that steer control flow (a line search).
+
+    In JAX these are traced 0-d arrays (float64, bool) and the functions are jax.numpy's; elsewhere Python floats and
+    bools on the host, which cost a tenth of 0-d tensors. Flags combine with `&` and `|`; `~` is not to be used (on a
+    Python bool it is an integer).
+    """
+
+    def get(self, x: Any) -> Any:
+        """A 0-d array or a Python number as such a scalar: bools stay bools, all else becomes float64."""
+        ...
+
+    def put(self, x: Any, like: Array) -> Array:
+        """The scalar as a 0-d array on the device of `like`, with its dtype (bools stay bools)."""
+        ...
+
+    def where(self, flag: Any, x: Any, y: Any) -> Any:
+        """x or y, whole: scalars or arrays."""
+        ...
+
+    def invert(self, flag: Any) -> Any: ...
+    def minimum(self, x: Any, y: Any) -> Any: ...
+    def maximum(self, x: Any, y: Any) -> Any: ...
+    def abs(self, x: Any) -> Any: ...
+    def sqrt(self, x: Any) -> Any:
+        """The root of a number that is not negative."""
+        ...
+
+    def isfinite(self, x: Any) -> Any: ...
+
+
+class HostScalars:
+    """`Scalars` on the host, for numpy and torch (`put` is the framework's)."""
+
+    minimum, maximum, abs = staticmethod(min), staticmethod(max), staticmethod(abs)
+    sqrt, isfinite, invert = staticmethod(math.sqrt), staticmethod(math.isfinite), staticmethod(operator.not_)
+
+    @staticmethod
+    def get(x: Any) -> Any:
+        value = x.item() if hasattr(x, "item") else x
+        return value if isinstance(value, bool) else float(value)
+
+    @staticmethod
+    def put(x: Any, like: Array) -> Array:
+        return np.asarray(x, np.bool_ if isinstance(x, bool) else like.dtype)
+
+    @staticmethod
+    def where(flag: Any, x: Any, y: Any) -> Any:
+        return x if flag else y
+
+
 class Ops(Protocol):
     """What every backend offers."""
+
+    @property
+    def scalars(self) -> Scalars: ...
 
     # --- elementwise ---
     def tanh(self, x: Array) -> Array: ...
@@ -101,6 +157,8 @@ class Ops(Protocol):
 
 class NumpyOps:
     """The protocol in numpy, float64; no gradients."""
+
+    scalars = HostScalars()
 
     tanh, sin, cos, exp, log, sqrt, abs = np.tanh, np.sin, np.cos, np.exp, np.log, np.sqrt, np.abs
     maximum, minimum, isfinite, matmul = np.maximum, np.minimum, np.isfinite, np.matmul
