@@ -15,7 +15,7 @@ FREQUENCIES = "frozen/frequencies"
 
 
 class FourierFeatures(Leaf):
-    """h -> [sin(2 pi B' h), cos(2 pi B' h)] with fixed random B [inputs, count] (arXiv 2006.10739, eq. 5)."""
+    """h -> [sin(2 pi B' h), cos(2 pi B' h)] with fixed random B [inputs, count] (arXiv 2006.10739)."""
 
     count: Annotated[int, Field(ge=1, le=65536)] = 64
     """Frequencies; the network sees twice as many features."""

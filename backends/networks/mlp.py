@@ -60,9 +60,9 @@ class MLP(_Connected):
 
 
 class ModifiedMLP(_Connected):
-    """Every hidden layer mixes two encodings u, v of the input: h = z u + (1 - z) v (arXiv 2001.04536, eqs. 43-47).
+    """Every hidden layer mixes two encodings u, v of the input: h = z u + (1 - z) v (arXiv 2001.04536).
 
-    Resolves steep solutions better than the plain network, for about 1.5 times the cost.
+    Resolves steep solutions better than the plain network, at the price of one more product per layer.
     """
 
     kind: Literal["modified_mlp"] = "modified_mlp"
