@@ -167,7 +167,12 @@ class Task(Protocol):
         ...
 
     def predict(
-        self, ops: Any, params: Mapping[str, Array], names: Sequence[str], columns: Mapping[str, Array], context: Context
+        self,
+        ops: Any,
+        params: Mapping[str, Array],
+        names: Sequence[str],
+        columns: Mapping[str, Array],
+        context: Context,
     ) -> Mapping[str, Array]:
         """Values of the named outputs, [samples, ...] each. Names may be derivatives (`u_x`) where there are fields."""
         ...

@@ -20,6 +20,8 @@ def _entry(task: Any) -> dict[str, Any]:
     return {
         "kind": task.model_fields["kind"].default,
         "what": (task.__doc__ or "").strip().splitlines()[0] if task.__doc__ else "",
-        "terms": list(task.declared()) if issubclass(task, Problem) and task.fields else list(getattr(task, "term_names", ())),
+        "terms": list(task.declared())
+        if issubclass(task, Problem) and task.fields
+        else list(getattr(task, "term_names", ())),
         "settings": {k: (None if f.is_required() else f.get_default()) for k, f in fields.items()},
     }

@@ -29,10 +29,14 @@ app = typer.Typer(
 )
 
 File = Annotated[Path, typer.Argument(help="Experiment file (YAML).", show_default=False)]
-Run = Annotated[str, typer.Argument(help="Run: folder, MLflow id, name, `latest`, or a beginning of any.", show_default=False)]
+Run = Annotated[
+    str, typer.Argument(help="Run: folder, MLflow id, name, `latest`, or a beginning of any.", show_default=False)
+]
 Set = Annotated[list[str], typer.Option("-s", "--set", metavar="PATH=VALUE", help="Override one setting; repeatable.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Storage = Annotated[str | None, typer.Option("--storage", help="Folder of run folders; default ORCHESTRATOR_RUNS or `runs`.")]
+Storage = Annotated[
+    str | None, typer.Option("--storage", help="Folder of run folders; default ORCHESTRATOR_RUNS or `runs`.")
+]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress, no summary.")]
 NONE: list[str] = []
 
@@ -56,8 +60,12 @@ def _root(
 def run(
     file: File,
     set: Set = NONE,
-    out: Annotated[Path | None, typer.Option("--out", help="Run folder to make, instead of one under the storage.")] = None,
-    start_from: Annotated[str | None, typer.Option("--start-from", metavar="RUN", help="Start from this run's weights.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Run folder to make, instead of one under the storage.")
+    ] = None,
+    start_from: Annotated[
+        str | None, typer.Option("--start-from", metavar="RUN", help="Start from this run's weights.")
+    ] = None,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -75,7 +83,9 @@ def run(
 def resume(
     name: Run,
     set: Set = NONE,
-    more: Annotated[int | None, typer.Option("--more", min=1, metavar="N", help="N further steps of the last stage.")] = None,
+    more: Annotated[
+        int | None, typer.Option("--more", min=1, metavar="N", help="N further steps of the last stage.")
+    ] = None,
     storage: Storage = None,
     json_: Json = False,
     quiet: Quiet = False,
@@ -203,8 +213,12 @@ def schema(
 
 @app.command()
 def ui(
-    uri: Annotated[str | None, typer.Option("--uri", help="Tracking store; default MLFLOW_TRACKING_URI or sqlite:///mlflow.db.")] = None,
-    port: Annotated[int | None, typer.Option("--port", help="Port on 127.0.0.1; default: a free one from 5000.")] = None,
+    uri: Annotated[
+        str | None, typer.Option("--uri", help="Tracking store; default MLFLOW_TRACKING_URI or sqlite:///mlflow.db.")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option("--port", help="Port on 127.0.0.1; default: a free one from 5000.")
+    ] = None,
 ) -> None:
     """Serve the MLflow UI on 127.0.0.1."""
     from orchestrator.mlflow_ui import serve
@@ -253,7 +267,9 @@ def _guarded(arguments: list[str]) -> int:
 
 def _our_bug() -> int:
     """One line, and the traceback in a file."""
-    with tempfile.NamedTemporaryFile("w", prefix="orchestrator-bug-", suffix=".txt", delete=False, encoding="utf-8") as file:
+    with tempfile.NamedTemporaryFile(
+        "w", prefix="orchestrator-bug-", suffix=".txt", delete=False, encoding="utf-8"
+    ) as file:
         traceback.print_exc(file=file)
     print(f"orchestrator has a bug here; the traceback is in {file.name}", file=sys.stderr)
     if logging.getLogger("orchestrator").isEnabledFor(logging.DEBUG):

@@ -122,7 +122,12 @@ def _phase(folder: RunFolder) -> str:
 
 
 def _line(
-    folder: RunFolder, experiment: Experiment, step: int, latest: Mapping[str, Any], first: tuple[float, int] | None, phase: str
+    folder: RunFolder,
+    experiment: Experiment,
+    step: int,
+    latest: Mapping[str, Any],
+    first: tuple[float, int] | None,
+    phase: str,
 ) -> str:
     total = experiment.total_steps
     if not latest or first is None:
@@ -135,7 +140,11 @@ def _line(
 
 def _duration(seconds: float) -> str:
     seconds = int(max(seconds, 0))
-    return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}" if seconds >= 3600 else f"{seconds // 60}:{seconds % 60:02d}"
+    return (
+        f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
+        if seconds >= 3600
+        else f"{seconds // 60}:{seconds % 60:02d}"
+    )
 
 
 # --- afterwards ---
@@ -169,7 +178,9 @@ def summarize(result: RunResult) -> None:
     table = Table(title=f"{result.path.name}: {result.status} at step {result.step}", title_justify="left")
     table.add_column("metric")
     table.add_column("value", justify="right")
-    for name in sorted(result.metrics, key=lambda n: ([i for i, p in enumerate(SUMMARY) if n == p or n.startswith(p)] or [9], n)):
+    for name in sorted(
+        result.metrics, key=lambda n: ([i for i, p in enumerate(SUMMARY) if n == p or n.startswith(p)] or [9], n)
+    ):
         if name.startswith(SUMMARY):
             table.add_row(name, _number(result.metrics[name]))
     out.print(table)

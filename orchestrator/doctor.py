@@ -99,7 +99,11 @@ def show_findings(findings: list[Finding], *, as_json: bool) -> int:
     from orchestrator.console import console
 
     backends = [f for f in findings if f.what in ("jax", "torch") and f.state == "ok"]
-    code = 0 if backends and not any(f.state == "missing" and f.what in ("python", "ray", "mlflow") for f in findings) else 2
+    code = (
+        0
+        if backends and not any(f.state == "missing" and f.what in ("python", "ray", "mlflow") for f in findings)
+        else 2
+    )
     if as_json:
         print(json.dumps([asdict(f) for f in findings]))
         return code

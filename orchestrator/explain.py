@@ -64,8 +64,10 @@ def _message(detail: ErrorDetails, model: type[BaseModel], path: Path_, tree: An
     if kind == "missing":
         return "is needed here and not given"
     if kind == "union_tag_not_found":
-        return f"needs a `kind`: one of {_tags(ctx.get('discriminator'), model, path, tree)}" if isinstance(given, Mapping) else (
-            f"must be a mapping with a `kind`{got}"
+        return (
+            f"needs a `kind`: one of {_tags(ctx.get('discriminator'), model, path, tree)}"
+            if isinstance(given, Mapping)
+            else (f"must be a mapping with a `kind`{got}")
         )
     if kind == "union_tag_invalid":
         tags = [t.strip().strip("'") for t in str(ctx.get("expected_tags", "")).split(",")]

@@ -12,14 +12,18 @@ from orchestrator.folder import RunFolder
 from orchestrator.result import history
 
 
-def draw_all(pictures: Sequence[Picture], folder: RunFolder, experiment: Experiment, step: int) -> list[tuple[Path, str]]:
+def draw_all(
+    pictures: Sequence[Picture], folder: RunFolder, experiment: Experiment, step: int
+) -> list[tuple[Path, str]]:
     """Draw and save; returns (file, key) of each first-format file. Raises OSError where it can't be written."""
     folder.figures.mkdir(exist_ok=True)
     formats = experiment.figures.formats
     made: list[tuple[Path, str]] = []
     for picture in pictures:
         stem = folder.figures / f"{picture.name}-{step:09d}"
-        made.append((plots.save(plots.draw(picture), stem, formats, data=plots.data_of(picture)), f"figures/{picture.name}"))
+        made.append(
+            (plots.save(plots.draw(picture), stem, formats, data=plots.data_of(picture)), f"figures/{picture.name}")
+        )
     series = history(folder)
     bounds = []
     total = 0

@@ -55,7 +55,9 @@ class Knobs:
         """Write values that callbacks asked for; unknown names and values owned by a ramp are refused."""
         for name, value in changes.items():
             if name not in self.values:
-                raise UserError(f"{owner} asks for the knob {name!r}, which this run does not have{nearest(name, self.values)}")
+                raise UserError(
+                    f"{owner} asks for the knob {name!r}, which this run does not have{nearest(name, self.values)}"
+                )
             if any(r.knob == name for r in self.ramps):
                 raise UserError(f"{owner} asks for the knob {name!r}, which a ramp owns already")
             self.values[name] = float(value)

@@ -112,7 +112,9 @@ def _fit(job: Any, experiment: Experiment) -> dict[str, Any]:
     from orchestrator.process_group import ProcessGroup
 
     resources = experiment.resources
-    variables = environment(experiment.backend, resources.cpus_per_worker, "cuda" if resources.gpus_per_worker else "cpu")
+    variables = environment(
+        experiment.backend, resources.cpus_per_worker, "cuda" if resources.gpus_per_worker else "cpu"
+    )
     trainer = DataParallelTrainer(
         ray_worker,
         train_loop_config={"job": asdict(job)},
@@ -209,7 +211,9 @@ def _sees_storage(folder: Path, rank: int) -> None:
         test.write_text(here)
         test.unlink()
     except OSError as error:
-        raise StorageFailed(f"worker {rank} on {here} can't write to the run folder {folder}: {error.strerror}") from error
+        raise StorageFailed(
+            f"worker {rank} on {here} can't write to the run folder {folder}: {error.strerror}"
+        ) from error
 
 
 def backend_installed(name: str) -> None:

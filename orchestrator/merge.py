@@ -29,7 +29,9 @@ def read_with_bases(path: Path, shown: str | None = None, above: tuple[Path, ...
         raise ConfigError([Problem(where.file, where.line, where.column, "extends", "must be the path of one file")])
     target = (path.parent / base).resolve()
     if target in (*above, path.resolve()):
-        raise ConfigError([Problem(where.file, where.line, where.column, "extends", f"{base} extends this file in turn")])
+        raise ConfigError(
+            [Problem(where.file, where.line, where.column, "extends", f"{base} extends this file in turn")]
+        )
     try:
         below = read_with_bases(target, _shown(path, base, shown), (*above, path.resolve()))
     except ConfigError as error:
@@ -49,11 +51,19 @@ def _shown(path: Path, base: str, shown: str | None) -> str:
 
 def _merge(below: Any, above: Any, path: Path_, document: Document, merged: Document) -> Any:
     """`above` over `below`; a mapping of another `kind` replaces the old one whole."""
-    if isinstance(below, dict) and isinstance(above, dict) and below.get("kind") == above.get("kind", below.get("kind")):
+    if (
+        isinstance(below, dict)
+        and isinstance(above, dict)
+        and below.get("kind") == above.get("kind", below.get("kind"))
+    ):
         out = dict(below)
         for key, value in above.items():
             here = (*path, key)
-            out[key] = _merge(below[key], value, here, document, merged) if key in below else _take(value, here, here, document, merged)
+            out[key] = (
+                _merge(below[key], value, here, document, merged)
+                if key in below
+                else _take(value, here, here, document, merged)
+            )
             merged.marks[here] = document.mark(here)
         return out
     if path == ("stages",) and isinstance(below, list) and isinstance(above, list):

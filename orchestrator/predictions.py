@@ -19,7 +19,9 @@ def predict(
     folder: RunFolder, points: Mapping[str, Any], names: Sequence[str] | None = None
 ) -> dict[str, NDArray[np.float64]]:
     """Values of the named outputs, one per point. Raises UserError where columns do not fit one another."""
-    columns = {k: np.asarray(v, dtype=np.float64).reshape(-1) if np.ndim(v) <= 1 else np.asarray(v) for k, v in points.items()}
+    columns = {
+        k: np.asarray(v, dtype=np.float64).reshape(-1) if np.ndim(v) <= 1 else np.asarray(v) for k, v in points.items()
+    }
     lengths = {k: len(v) for k, v in columns.items()}
     if len(set(lengths.values())) > 1:
         raise UserError(f"the columns must be of one length; got {lengths}")

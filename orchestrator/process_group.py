@@ -39,7 +39,14 @@ class _JoinedWorkers(Backend):
         joined = ray.get(
             [
                 worker_group.execute_single_async(
-                    rank, _join, backend_config.framework, f"{host}:{port}", rank, size, backend_config.gpu, backend_config.timeout_s
+                    rank,
+                    _join,
+                    backend_config.framework,
+                    f"{host}:{port}",
+                    rank,
+                    size,
+                    backend_config.gpu,
+                    backend_config.timeout_s,
                 )
                 for rank in range(size)
             ]

@@ -51,7 +51,11 @@ class Recorder(Silent):
 
     def __init__(self, folder: RunFolder, experiment: Experiment, *, resumed: bool) -> None:
         self.folder, self.experiment = folder, experiment
-        self.facts = {"seed": experiment.seed, "backend": experiment.backend, "config_hash": config_hash(experiment.tree())}
+        self.facts = {
+            "seed": experiment.seed,
+            "backend": experiment.backend,
+            "config_hash": config_hash(experiment.tree()),
+        }
         self._metrics, self._events = Lines(folder.metrics), Lines(folder.events)
         # A resumed run repeats the steps after its checkpoint, with the same values: they are recorded already.
         records = read_jsonl(folder.metrics)[0] if resumed else []
@@ -70,7 +74,9 @@ class Recorder(Silent):
             log.setLevel(logging.INFO)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if error is not None:
             log.error("%s", error, exc_info=(kind, error, trace) if kind else None)
         log.removeHandler(self._log)

@@ -105,7 +105,9 @@ class RunResult:
     @property
     def figures(self) -> list[Path]:
         """The pictures, newest last."""
-        return sorted((p for p in self.folder.figures.rglob("*") if p.suffix in (".png", ".pdf", ".svg")), key=lambda p: p.name)
+        return sorted(
+            (p for p in self.folder.figures.rglob("*") if p.suffix in (".png", ".pdf", ".svg")), key=lambda p: p.name
+        )
 
     def predict(self, points: Mapping[str, Any], names: Sequence[str] | None = None) -> dict[str, NDArray[np.float64]]:
         """Outputs of the trained network at points.

@@ -54,7 +54,9 @@ def prepare_resume(
     if differences:
         _record(folder, after, differences, more)
     folder.clear_stop()
-    return Prepared(folder, after, Job(str(folder.path), resume=bool(listing(folder.checkpoints))), after.tracking.enabled)
+    return Prepared(
+        folder, after, Job(str(folder.path), resume=bool(listing(folder.checkpoints))), after.tracking.enabled
+    )
 
 
 def _changed(folder: RunFolder, before: Experiment, overrides: Any) -> Experiment:
@@ -104,12 +106,24 @@ def _record(folder: RunFolder, after: Experiment, differences: dict[str, tuple[A
     bits = sorted({k.split(".")[0] for k in differences} & set(BITS))
     note = f"resumed with changes: {said}" + (f" (equal bits are not promised: {', '.join(bits)})" if bits else "")
     Lines(folder.events).append(
-        {"time": time.time(), "step": 0, "event": "resumed", "message": note, "changes": {k: list(v) for k, v in differences.items()}, "more": more}
+        {
+            "time": time.time(),
+            "step": 0,
+            "event": "resumed",
+            "message": note,
+            "changes": {k: list(v) for k, v in differences.items()},
+            "more": more,
+        }
     )
 
 
 def resume(
-    name: str | Path, overrides: Any = None, *, more: int | None = None, storage: str | None = None, progress: bool = False
+    name: str | Path,
+    overrides: Any = None,
+    *,
+    more: int | None = None,
+    storage: str | None = None,
+    progress: bool = False,
 ) -> Any:
     """Go on with a run and return its result (`orchestrator.runs.run` from the newest sound checkpoint)."""
     from orchestrator.runs import start

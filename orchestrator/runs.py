@@ -118,14 +118,22 @@ def _start_from(experiment: Experiment, storage: Path) -> str | None:
 
 def execute_again(experiment: Experiment) -> None:
     """Execute this process again with the variables that must be set before a framework loads (in process only)."""
-    if experiment.resources.workers or os.environ.get(EXECUTED) or Path(sys.argv[0]).name not in ("__main__.py", "orchestrator"):
+    if (
+        experiment.resources.workers
+        or os.environ.get(EXECUTED)
+        or Path(sys.argv[0]).name not in ("__main__.py", "orchestrator")
+    ):
         return
     variables = environment(experiment.backend, experiment.resources.cpus_per_worker, experiment.device)
     missing = {k: v for k, v in variables.items() if k not in os.environ}
     if missing:
         sys.stdout.flush()
         sys.stderr.flush()
-        os.execve(sys.executable, [sys.executable, "-m", "orchestrator", *sys.argv[1:]], {**os.environ, **missing, EXECUTED: "1"})
+        os.execve(
+            sys.executable,
+            [sys.executable, "-m", "orchestrator", *sys.argv[1:]],
+            {**os.environ, **missing, EXECUTED: "1"},
+        )
 
 
 def _fill(folder: RunFolder, read: Read, experiment: Experiment, uri: str) -> None:
@@ -135,7 +143,9 @@ def _fill(folder: RunFolder, read: Read, experiment: Experiment, uri: str) -> No
     tree = _with_code(experiment.tree(), folder)
     tree["storage"] = None
     tree["tracking"]["uri"] = uri
-    text = "# Resolved: defaults filled in, files merged. Runs again where it lies.\n" + yaml.safe_dump(tree, sort_keys=False)
+    text = "# Resolved: defaults filled in, files merged. Runs again where it lies.\n" + yaml.safe_dump(
+        tree, sort_keys=False
+    )
     folder.experiment.write_text(text, encoding="utf-8")
     folder.original.write_text(read.text or text, encoding="utf-8")
     job = this_job()
@@ -148,7 +158,10 @@ def _fill(folder: RunFolder, read: Read, experiment: Experiment, uri: str) -> No
 def _with_code(tree: Any, folder: RunFolder) -> Any:
     """The tree with the user's files copied into `code/` and named there."""
     if isinstance(tree, dict):
-        return {k: _copied(k, v, folder) if k in ("target", "path") and isinstance(v, str) else _with_code(v, folder) for k, v in tree.items()}
+        return {
+            k: _copied(k, v, folder) if k in ("target", "path") and isinstance(v, str) else _with_code(v, folder)
+            for k, v in tree.items()
+        }
     if isinstance(tree, list):
         return [_with_code(v, folder) for v in tree]
     return tree

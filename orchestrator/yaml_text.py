@@ -87,7 +87,9 @@ def read_text(text: str, name: str) -> Document:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.reader.ReaderError as error:
         line = text[: error.position].count("\n") + 1
-        raise _failed(name, f"the character U+{ord(str(error.character)[:1] or ' '):04X} is not allowed here", line, 1) from None
+        raise _failed(
+            name, f"the character U+{ord(str(error.character)[:1] or ' '):04X} is not allowed here", line, 1
+        ) from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         said = error.problem or "can't be read as YAML"
@@ -165,7 +167,9 @@ class _Reader:
 
     def scalar(self, node: yaml.Node, path: Path_) -> Any:
         text = str(node.value)
-        explicit = node.tag.startswith("!") or (node.tag.startswith("tag:") and not node.tag.startswith("tag:yaml.org,2002:"))
+        explicit = node.tag.startswith("!") or (
+            node.tag.startswith("tag:") and not node.tag.startswith("tag:yaml.org,2002:")
+        )
         if explicit or node.tag.startswith("tag:yaml.org,2002:python"):
             self.problem(node, path, f"YAML tags ({node.tag}) are not read; write a plain value")
             return None
@@ -199,7 +203,12 @@ class _Reader:
 def _check_depth(text: str, name: str) -> None:
     """Refuse deep nesting on the tokens, before the composer recurses."""
     depth = 0
-    opening = (yaml.FlowSequenceStartToken, yaml.FlowMappingStartToken, yaml.BlockSequenceStartToken, yaml.BlockMappingStartToken)
+    opening = (
+        yaml.FlowSequenceStartToken,
+        yaml.FlowMappingStartToken,
+        yaml.BlockSequenceStartToken,
+        yaml.BlockMappingStartToken,
+    )
     closing = (yaml.FlowSequenceEndToken, yaml.FlowMappingEndToken, yaml.BlockEndToken)
     for token in yaml.scan(text, Loader=yaml.SafeLoader):
         depth += isinstance(token, opening) - isinstance(token, closing)

@@ -108,7 +108,31 @@ def test_the_command_line_leaves_with_2_and_without_a_traceback(tmp_path: Path):
 
 
 WORDS = st.sampled_from(
-    [":", "-", "{", "}", "[", "]", "&a", "*a", "!!int", "~", "1e-3", "'", '"', "\n", "  ", "\t", "null", "kind", "lr", "#", "|", "?", ","]
+    [
+        ":",
+        "-",
+        "{",
+        "}",
+        "[",
+        "]",
+        "&a",
+        "*a",
+        "!!int",
+        "~",
+        "1e-3",
+        "'",
+        '"',
+        "\n",
+        "  ",
+        "\t",
+        "null",
+        "kind",
+        "lr",
+        "#",
+        "|",
+        "?",
+        ",",
+    ]
 )
 
 
