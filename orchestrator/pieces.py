@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from backends.weighting import Weighting
 
 from backends import checkpoint
 from backends.errors import UserError
+from backends.points import PointFeed
 from backends.protocol import Steps, World
-from backends.weighting import Weighting
 from orchestrator.assemble import Assembled
 from orchestrator.folder import RunFolder
 from orchestrator.hooks import Status, call
@@ -99,18 +99,18 @@ class Pieces:
 
     def feed_periods(self) -> tuple[int, ...]:
         """Periods at which the feed draws new points."""
-        return tuple(getattr(self.feed, "periods", ()))
+        return tuple(self.feed.periods()) if isinstance(self.feed, PointFeed) else ()
 
     def adapt(self, live: Live, *, now: bool = False) -> bool:
         """Draw adaptive point sets again, where due or `now`; whether any were drawn."""
-        if not self.feed_periods():
+        if not isinstance(self.feed, PointFeed):
             return False
         step = live.at.step
-        names = self.feed.adaptive if now else self.feed.due(step)
+        names = self.feed.adaptive() if now else self.feed.due(step)
         for name in names:
             candidates = self.feed.propose(name, step)
             residuals = self.made.backend.candidates(live.state, name, candidates)
-            self.feed.adopt(name, step, candidates, np.sum([np.abs(r) for r in residuals.values()], axis=0))
+            self.feed.adopt(name, step, candidates, residuals)
         return bool(names)
 
     def reweigh(self, live: Live, steps: Steps) -> None:
