@@ -260,7 +260,7 @@ class Points(Leaf):
     adapt: Rad | None = None
     """Draw again by the residual while training."""
     chunk: Literal["auto"] | PositiveInt = "auto"
-    """Points per pass on a CPU, so that the working set stays in the cache; must divide the points of a worker."""
+    """Points per pass; must divide the points of a worker. `auto`: as many as the cache of a CPU holds, elsewhere all."""
 
     @model_validator(mode="before")
     @classmethod
