@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,28 +22,16 @@ LIKE = np.zeros(1)
 def jax_ops() -> tuple[Any, Any]:
     jax = pytest.importorskip("jax")
     jax.config.update("jax_enable_x64", True)
-    jnp = jax.numpy
-    ops = SimpleNamespace(
-        to_int64=lambda x: jnp.asarray(x).astype(jnp.int64),
-        astype=lambda x, like: x.astype(like.dtype),
-        zeros=lambda shape, like: jnp.zeros(shape, like.dtype),
-        concat=jnp.concatenate, reshape=jnp.reshape, stack=jnp.stack,
-        log=jnp.log, sqrt=jnp.sqrt, cos=jnp.cos, sin=jnp.sin,
-    )  # fmt: skip
-    return ops, jnp.asarray
+    from backends.jax.ops import OPS
+
+    return OPS, jax.numpy.asarray
 
 
 def torch_ops() -> tuple[Any, Any]:
     torch = pytest.importorskip("torch")
-    ops = SimpleNamespace(
-        to_int64=lambda x: x.to(torch.int64),
-        astype=lambda x, like: x.to(like.dtype),
-        zeros=lambda shape, like: torch.zeros(shape, dtype=like.dtype, device=like.device),
-        stack=lambda xs, axis=0: torch.stack(tuple(xs), axis),
-        concat=torch.cat, reshape=torch.reshape,
-        log=torch.log, sqrt=torch.sqrt, cos=torch.cos, sin=torch.sin,
-    )  # fmt: skip
-    return ops, torch.as_tensor
+    from backends.torch.ops import OPS
+
+    return OPS, torch.as_tensor
 
 
 @pytest.mark.parametrize(
