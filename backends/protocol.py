@@ -22,8 +22,9 @@ from typing import Any, Literal, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from backends.randomness import digest
 from backends.spec import Clip, Precision, Stage
-from backends.task import Batches, Columns, Feed, Task, Term, trained_terms
+from backends.task import Batches, Columns, Draw, Feed, Task, Term, trained_terms
 
 S = TypeVar("S")
 
@@ -156,6 +157,15 @@ class Backend(Protocol[S]):
 def precision_of(stage: Stage, default: Precision | None) -> Precision:
     """The precision of a stage: its own, else the file's, else what its kind needs."""
     return stage.precision or default or stage.default_precision
+
+
+def samples_key(draw: Draw, step: int) -> float:
+    """A number that changes with the samples that `step` reads, the same in every process and on every backend.
+
+    The `key` of a quasi-Newton state is (samples_key, weights, constants): [1 + trained terms + constants]. Below 2^24,
+    so that float32 holds it.
+    """
+    return float(digest(repr(draw.version), *((step,) if draw.stacked else ()), bits=24))
 
 
 def share(count: int, world: World) -> slice:
