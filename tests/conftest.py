@@ -1,0 +1,36 @@
+"""What all tests share: quiet threads, a place for runs, and the environment that the frameworks want."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# Before any framework loads: the same variables that a worker gets.
+for _name in ("OMP_NUM_THREADS", "NPROC", "PJRT_NPROC"):
+    os.environ.setdefault(_name, "1")
+os.environ.setdefault("MPLBACKEND", "agg")
+for _name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "ORCHESTRATOR_RUNS", "RAY_ADDRESS"):
+    os.environ.pop(_name, None)
+
+from backends.environment import environment  # noqa: E402
+
+for _name, _value in {**environment("torch", 1, "cpu"), **environment("jax", 1, "cpu")}.items():
+    os.environ.setdefault(_name, _value)
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def root() -> Path:
+    """The project's root."""
+    return ROOT
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
