@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import qmc
 
 from backends.errors import UserError
 
@@ -39,20 +38,24 @@ def _uniform(d: int, count: int, rng: np.random.Generator) -> NDArray[np.float64
 
 def _sobol(d: int, count: int, rng: np.random.Generator) -> NDArray[np.float64]:
     # scipy warns of other counts than powers of two, which only lose the last digit of balance.
-    return qmc.Sobol(d, **_seeded(qmc.Sobol, rng)).random_base2((count - 1).bit_length())[:count]
+    return _engine("Sobol", d, rng).random_base2((count - 1).bit_length())[:count]
 
 
 def _halton(d: int, count: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    return qmc.Halton(d, **_seeded(qmc.Halton, rng)).random(count)
+    return _engine("Halton", d, rng).random(count)
 
 
 def _latin_hypercube(d: int, count: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    return qmc.LatinHypercube(d, **_seeded(qmc.LatinHypercube, rng)).random(count)
+    return _engine("LatinHypercube", d, rng).random(count)
 
 
-def _seeded(engine: type[qmc.QMCEngine], rng: np.random.Generator) -> dict[str, Any]:
-    """The argument of scipy's engines was called `seed` before scipy 1.15."""
-    return {"rng" if "rng" in inspect.signature(engine).parameters else "seed": rng}
+def _engine(name: str, d: int, rng: np.random.Generator) -> Any:
+    """A sampler of scipy's, seeded."""
+    from scipy.stats import qmc  # half a second, which most runs have no use for
+
+    engine = getattr(qmc, name)
+    seed = "rng" if "rng" in inspect.signature(engine).parameters else "seed"  # as it was called before scipy 1.15
+    return engine(d, **{seed: rng})
 
 
 def _grid(d: int, count: int, rng: np.random.Generator) -> NDArray[np.float64]:
