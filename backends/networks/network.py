@@ -32,6 +32,11 @@ class Network(Leaf):
         """[inputs, samples] -> [outputs, samples]."""
         raise TypeError(f"{type(self).__name__} needs a method apply(ops, params, h)")
 
+    def bound(self, context: Any) -> Network:
+        """This network as one call sees it: a module with buffers or dropout reads `context.aux`, `context.key` and
+        `context.training`, and writes `context.updates` (`backends.task.Context`). Ours need none of it."""
+        return self
+
     def widest(self) -> int:
         """Units of the widest layer."""
         return 64
