@@ -88,7 +88,7 @@ class RegressionTask:
         self, ops: Any, params: Mapping[str, Array], batch: str, columns: Mapping[str, Array], context: Context
     ) -> Mapping[str, Array]:
         """The errors of all outputs, reduced: (network - (y - mean) / deviation), [samples] each."""
-        out = self._network(ops, params, columns)
+        out = self._network(ops, params, columns, context)
         errors = tuple(u - _reduced(columns[name], self.scales.get(name)) for name, u in out.items())
         return {"data": errors[0] if len(errors) == 1 else errors}
 
@@ -104,7 +104,7 @@ class RegressionTask:
         for name in names:
             if name not in self.outputs:
                 raise UserError(f"{name!r} is no output of this regression{nearest(name, self.outputs)}")
-        out = self._network(ops, params, columns)
+        out = self._network(ops, params, columns, context)
         return {name: out[name] * deviation + mean for name in names for mean, deviation in [self._scale(name)]}
 
     def width(self, batch: str) -> int:
@@ -144,13 +144,15 @@ class RegressionTask:
             return [_over_input(inputs[0], n, rows, predicted[n]) for n in self.outputs]
         return [_against_truth(n, rows[n], predicted[n]) for n in self.outputs]
 
-    def _network(self, ops: Any, params: Mapping[str, Array], columns: Mapping[str, Array]) -> dict[str, Array]:
+    def _network(
+        self, ops: Any, params: Mapping[str, Array], columns: Mapping[str, Array], context: Context
+    ) -> dict[str, Array]:
         """Output -> the network's reduced number, [samples]."""
         for name in self.samples.inputs:
             if name not in columns:
                 raise UserError(f"the input column {name!r} is missing; there are: {', '.join(columns)}")
         h = ops.stack([_reduced(columns[name], self.shifts.get(name)) for name in self.samples.inputs])
-        return dict(zip(self.outputs, ops.unstack(self.network.apply(ops, params, h)), strict=True))
+        return dict(zip(self.outputs, ops.unstack(self.network.bound(context).apply(ops, params, h)), strict=True))
 
     def _scale(self, name: str) -> tuple[float, float]:
         return self.scales.get(name, (0.0, 1.0))
