@@ -1,0 +1,173 @@
+"""A PDE problem as a task that backends train: terms, points, the yardstick.
+
+`build(problem, parts)` runs the problem's terms once in numpy (`backends.recorder`), checks the file's points
+against them, and returns the task.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backends.errors import UserError, nearest
+from backends.field import UNKNOWN, NetworkField, Representation
+from backends.jets import Plan
+from backends.pde_build import Sets, check_ansatz, constants_of, recordings, representation, sets, terms_of
+from backends.pde_pictures import pictures, reference
+from backends.points import PointFeed
+from backends.randomness import generator
+from backends.recorder import Recording, evaluate
+from backends.regions import draw
+from backends.task import Batches, Context, Parts, Picture, Predict, Reference, Term
+
+if TYPE_CHECKING:
+    from backends.problem import Problem
+
+Array = Any
+RESIDUAL = "residual/"
+"""`predict` also knows `residual/pde`: the values of a term, raw, at any points."""
+
+
+@dataclass(frozen=True)
+class PdeTask:
+    """A `backends.task.Task`: the batches are the problem's regions."""
+
+    problem: Problem
+    representation: Representation
+    recordings: Mapping[str, Recording]
+    terms: tuple[Term, ...]
+    constants: Mapping[str, float]
+    sets: Sets
+
+    @property
+    def unknowns(self) -> dict[str, float]:
+        """The first guess of every constant that is trained."""
+        return {name: self.problem.number(guess) for name, guess in self.problem.unknowns.items()}
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        return tuple(self.problem.fields)
+
+    def init(self, rng: np.random.Generator) -> dict[str, NDArray[np.float64]]:
+        """The network's parameters and `unknown/<name>`, 0-d, at their first guess."""
+        p = self.problem
+        network = self.representation.network.init(rng, self.representation.inputs(p), len(p.fields))
+        return {**network, **{UNKNOWN + u: np.array(v, np.float64) for u, v in self.unknowns.items()}}
+
+    def aux(self) -> dict[str, NDArray[Any]]:
+        return self.representation.network.aux()
+
+    def per_sample(
+        self, ops: Any, params: Mapping[str, Array], batch: str, columns: Mapping[str, Array], context: Context
+    ) -> Mapping[str, Array]:
+        recording = self.recordings[batch]
+        problem = self.problem.model_copy(update=dict(context.constants))
+        f = NetworkField(self.representation, ops, params, columns, recording.plan, problem, recording.region)
+        return evaluate(problem, recording, f)
+
+    def predict(
+        self,
+        ops: Any,
+        params: Mapping[str, Array],
+        names: Sequence[str],
+        columns: Mapping[str, Array],
+        context: Context,
+    ) -> Mapping[str, Array]:
+        """Fields, derivatives (`u_x`), coordinates, unknowns, and terms as `residual/<term>`; [samples] each."""
+        missing = [c for c in self.problem.coords if c not in columns]
+        if missing:
+            raise UserError(f"predict: the coordinate {missing[0]!r} is missing; given: {', '.join(columns)}")
+        values: dict[str, Array] = {}
+        plain = [n for n in names if not n.startswith(RESIDUAL)]
+        if plain:
+            problem = self.problem.model_copy(update=dict(context.constants))
+            plan = Plan.closing([problem.vocabulary().parse(n, columns).index for n in plain])
+            f = NetworkField(self.representation, ops, params, columns, plan, problem)
+            count = columns[next(iter(problem.coords))].shape[0]
+            values |= {n: ops.broadcast_to(f(n), (count,)) for n in plain}
+        for batch in dict.fromkeys(self._batch_of(n) for n in names if n.startswith(RESIDUAL)):
+            terms = self.per_sample(ops, params, batch, columns, context)
+            values |= {RESIDUAL + term: _length(ops, value) for term, value in terms.items()}
+        return {n: values[n] for n in names}
+
+    def width(self, batch: str) -> int:
+        recording = self.recordings[batch]
+        points = 2 if recording.region.periodic else 1
+        return recording.plan.size * self.representation.network.widest() * points
+
+    def reduced(self, batch: str) -> bool:
+        return self.recordings[batch].reduced
+
+    def chunk(self, batch: str) -> int | Literal["auto"] | None:
+        return None if self.reduced(batch) else self.sets.chunks.get(batch, "auto")
+
+    def feed(self, seed: int) -> PointFeed:
+        return PointFeed(self.sets.samplings, seed)
+
+    def held_out(self, count: int) -> Batches:
+        """Uniform samples from the stream (0, "held out", region); regions keep their relative sizes."""
+        largest = max(self.sets.counts.values())
+        out = {}
+        for batch, recording in self.recordings.items():
+            n = max(1, math.ceil(count * self.sets.counts[batch] / largest))
+            rng = generator(0, "held out", batch)
+            out[batch] = draw(self.problem, recording.region, recording.exact, n, "uniform", rng)
+        return out
+
+    def reference(self) -> Reference | None:
+        return self._reference
+
+    @cached_property
+    def _reference(self) -> Reference | None:
+        return reference(self.problem)
+
+    def readings(self, params: Mapping[str, NDArray[Any]]) -> dict[str, float]:
+        """`unknown/kappa`, and `error/kappa`, relative to the truth, where the problem knows it."""
+        truth = self.problem.true_values()
+        out = {UNKNOWN + u: float(params[UNKNOWN + u]) for u in self.problem.unknowns}
+        for u, value in truth.items():
+            out[f"error/{u}"] = abs(out[UNKNOWN + u] - value) / (abs(value) or 1.0)
+        return out
+
+    def pictures(self, predict: Predict, samples: Batches | None = None) -> list[Picture]:
+        return pictures(self, predict, samples)
+
+    def inside(self) -> tuple[str, ...]:
+        """The terms that are computed from points inside the box."""
+        return tuple(t for r in self.recordings.values() if r.region.interior for t in r.names)
+
+    def _batch_of(self, name: str) -> str:
+        term = name.removeprefix(RESIDUAL)
+        for batch, recording in self.recordings.items():
+            if term in recording.names:
+                return batch
+        raise UserError(f"predict: {name!r} is no term{nearest(term, [t.name for t in self.terms])}")
+
+
+def build(problem: Problem, parts: Parts) -> PdeTask:
+    """The task. Raises UserError where the file's parts do not fit the problem."""
+    hard = parts.constraints == "hard"
+    if hard and not (problem.ansatz_name() or problem.periodic):
+        raise UserError(
+            f"{type(problem).__name__} has no method marked @hard and no periodic coordinate; allowed here: soft",
+            path="constraints",
+        )
+    found = recordings(problem)
+    terms = terms_of(problem, found, hard)
+    if not any(t.trained for t in terms):
+        raise UserError("the hard constraints fulfil every term: nothing is left to train", path="constraints")
+    if hard:
+        check_ansatz(problem, found)
+    constants = constants_of(problem, found, hard)
+    return PdeTask(problem, representation(problem, parts), found, terms, constants, sets(problem, parts, found, terms))
+
+
+def _length(ops: Any, value: Array | tuple[Array, ...]) -> Array:
+    """The value of a term; the 2-norm of a vector residual."""
+    return ops.sqrt(sum(v * v for v in value)) if isinstance(value, tuple) else value

@@ -1,0 +1,139 @@
+"""What a PDE task shows: the reference solution on a grid, and figures of solution, error, residual and points."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backends.errors import UserError
+from backends.names import EXACT
+from backends.randomness import generator
+from backends.task import Batches, Columns, Picture, Predict, Reference
+
+if TYPE_CHECKING:
+    from backends.pde import PdeTask
+    from backends.problem import Problem
+
+DEFAULT_GRID = {1: 200, 2: 100, 3: 30}
+"""Grid points per coordinate, by the number of coordinates; beyond, SCATTERED points stand for a grid."""
+SCATTERED = 10_000
+SHOWN = 100
+"""Grid points per coordinate of a figure that is a cut through more than two coordinates."""
+
+
+def reference(problem: Problem) -> Reference | None:
+    """The problem's solution on its reference grid; None where it has none. Raises UserError where it is unusable."""
+    if not problem.has_solution():
+        return None
+    size = DEFAULT_GRID.get(len(problem.coords))
+    if size is None and not problem.reference_grid:
+        rng = generator(0, "reference points")
+        points = {c: rng.uniform(low, high, SCATTERED) for c, (low, high) in problem.box().items()}
+        return Reference(points, solved(problem, points))
+    axes = {c: np.linspace(*bounds, problem.reference_grid.get(c, size or 10)) for c, bounds in problem.box().items()}
+    points = grid(axes)
+    return Reference(points, solved(problem, points), tuple(map(len, axes.values())), tuple(axes))
+
+
+def solved(problem: Problem, points: Columns) -> dict[str, NDArray[np.float64]]:
+    """The reference solution at points, checked: every field, one finite value per point."""
+    where = f"{type(problem).__name__}.solution"
+    given = problem.solution(points)
+    if not isinstance(given, Mapping):
+        raise UserError(f"{where} must return {{field: array}}, not {type(given).__name__}")
+    shape = next(iter(points.values())).shape
+    values = {}
+    for name in problem.fields:
+        if name not in given:
+            raise UserError(f"{where} returns no {name!r}; every field is needed")
+        values[name] = np.asarray(given[name], np.float64)
+        if values[name].shape != shape or not np.isfinite(values[name]).all():
+            raise UserError(f"{where}: {name!r} must hold one finite value per point, {shape}")
+    return values
+
+
+def grid(axes: Mapping[str, NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:
+    """All points of a grid in C order, as columns."""
+    meshed = np.meshgrid(*axes.values(), indexing="ij")
+    return {c: m.ravel() for c, m in zip(axes, meshed, strict=True)}
+
+
+def pictures(task: PdeTask, predict: Predict, samples: Batches | None) -> list[Picture]:
+    """Prediction, reference and error of each field; |residual| inside the box; the points, coloured by it."""
+    problem = task.problem
+    axes, points, known = _canvas(task)
+    shape = tuple(map(len, axes.values()))
+    terms = task.inside()
+    if terms:
+        points = with_exact(task, points)
+    found = predict([*problem.fields, *(f"residual/{t}" for t in terms)], points)
+    out = []
+    for name in problem.fields:
+        panels = {"prediction": found[name].reshape(shape)}
+        if known:
+            panels["reference"] = known[name].reshape(shape)
+            panels["error"] = panels["prediction"] - panels["reference"]
+        title = "solution" if len(problem.fields) == 1 else f"solution_{name}"
+        out.append(Picture(title, "field", panels, axes, _cut(task, axes, name)))
+    if terms:
+        sizes = {f"|{t}|": np.abs(found[f"residual/{t}"]).reshape(shape) for t in terms}
+        out.append(Picture("residual", "field", sizes, axes, _cut(task, axes, "residual")))
+    drawn = _points(task, predict, samples or {}, tuple(axes))
+    return [*out, drawn] if drawn else out
+
+
+def with_exact(task: PdeTask, points: Columns) -> Columns:
+    """The points with the columns `exact_<field>` that terms inside the box read."""
+    wanted = {f for r in task.recordings.values() if r.region.interior for f in r.exact}
+    if not wanted:
+        return points
+    known = solved(task.problem, points)
+    return {**points, **{EXACT + f: known[f] for f in wanted}}
+
+
+def _canvas(task: PdeTask) -> tuple[dict[str, NDArray[np.float64]], Columns, Mapping[str, NDArray[np.float64]]]:
+    """Axes, points and reference values of the figures: the reference grid, or a plane through more coordinates."""
+    problem, known = task.problem, task.reference()
+    box = problem.box()
+    if len(box) <= 2:
+        if known:
+            cuts = {c: np.unique(v) for c, v in known.points.items()}
+            return cuts, known.points, known.values
+        axes = {c: np.linspace(*b, problem.reference_grid.get(c, DEFAULT_GRID[len(box)])) for c, b in box.items()}
+        return axes, grid(axes), {}
+    shown = [c for c in box if c != problem.time][:2]
+    axes = {c: np.linspace(*box[c], SHOWN) for c in shown}
+    points = grid(axes)
+    for c, value in _held(problem, shown).items():
+        points[c] = np.full(SHOWN**2, value)
+    points = {c: points[c] for c in box}
+    return axes, points, solved(problem, points) if known else {}
+
+
+def _held(problem: Problem, shown: Any) -> dict[str, float]:
+    """Where a figure cuts the coordinates that it does not show: time at its end, others in their middle."""
+    held = {c: bounds for c, bounds in problem.box().items() if c not in shown}
+    return {c: high if c == problem.time else 0.5 * (low + high) for c, (low, high) in held.items()}
+
+
+def _cut(task: PdeTask, axes: Mapping[str, Any], what: str) -> str:
+    held = ", ".join(f"{c} = {v:g}" for c, v in _held(task.problem, axes).items())
+    return f"{what} at {held}" if held else what
+
+
+def _points(task: PdeTask, predict: Predict, samples: Batches, shown: tuple[str, ...]) -> Picture | None:
+    """The present training points inside the box, coloured by the root of the sum of their squared residuals."""
+    for batch, recording in task.recordings.items():
+        if recording.region.interior and batch in samples:
+            columns = samples[batch]
+            found = predict([f"residual/{t}" for t in recording.names], columns)
+            size = np.sqrt(sum(np.square(v) for v in found.values()))
+            across = columns[shown[0]]
+            up = columns[shown[1]] if len(shown) > 1 else size
+            names = shown if len(shown) > 1 else (*shown, "|residual|")
+            panels = {f"{len(across)} points": np.stack([across, up, size], 1)}
+            return Picture("points", "scatter", panels, {name: np.empty(0) for name in names}, "points")
+    return None
