@@ -31,7 +31,7 @@ class Scalars(Protocol):
         ...
 
     def put(self, x: Any, like: Array) -> Array:
-        """The scalar as a 0-d array on the device of `like`, with its dtype (bools stay bools)."""
+        """The number as a 0-d array with the dtype and device of `like`."""
         ...
 
     def where(self, flag: Any, x: Any, y: Any) -> Any:
@@ -62,7 +62,7 @@ class HostScalars:
 
     @staticmethod
     def put(x: Any, like: Array) -> Array:
-        return np.asarray(x, np.bool_ if isinstance(x, bool) else like.dtype)
+        return np.asarray(x, like.dtype)
 
     @staticmethod
     def where(flag: Any, x: Any, y: Any) -> Any:

@@ -110,57 +110,65 @@ def iteration(
     stale = (state["stored"] == 0) | ops.any(state["key"] != key)
     losses, f, g = ops.cond(stale, lambda: vg(x), lambda: (state["losses"], state["f"], state["g"]))
     stale = get(stale)
-    failures = w(stale, get(0.0), get(state["failures"]))
+    decrease, failures = (w(stale, get(0.0), get(state[name])) for name in ("decrease", "failures"))
     state = {**state, "f": f, "g": g, "losses": losses, "key": key}
 
     p, slope, keep = direction(stage, ops, state)
-    f0, d0, steepest = get(f), get(slope), get(ops.max(ops.abs(g)))
+    f0, d0, steepest, keep = get(f), get(slope), get(ops.max(ops.abs(g))), get(keep)
     finite = number.isfinite(f0) & number.isfinite(d0) & number.isfinite(steepest)
-    converged = finite & (steepest <= stage.tolerance)
-    go = finite & number.invert(converged)
+    go = finite & (steepest > stage.tolerance)
+    fresh = (get(state["fresh"]) > 0) | number.invert(keep)
+    trial = _first_trial(number, d0, decrease, fresh, failures)
+    search, new_losses, new_f, new_g = _along(stage, ops, vg, x, p, (f0, d0, trial, go), (losses, f, g))
 
-    fresh = (get(state["fresh"]) > 0) | number.invert(get(keep))
-    trial = _first_trial(number, d0, w(stale, get(0.0), get(state["decrease"])), fresh, failures)
+    moved = search.best > 0
+    failed = go & number.invert(moved)
+    failures = w(moved, get(0.0), w(failed, failures + 1, failures))
+    alpha, zero = number.put(search.best, x), ops.zeros(x.shape, x)
+    s, y = w(moved, alpha * p, zero), w(moved, new_g - g, zero)
+    kept = w(failed | (go & number.invert(keep)), get(0.0), get(1.0))
+    H = update(stage, ops, state, s, y, alpha, number.put(kept, x) > 0)
+
+    rest = get(ops.max(ops.abs(new_g))) <= stage.tolerance
+    ended = w(finite, w(rest, CONVERGED, w(failures >= 3, STALLED, GOING_ON)), NOT_FINITE)
+    numbers = {
+        "stored": w(finite, get(1.0), get(0.0)),
+        "decrease": w(moved, f0 - search.f_best, get(0.0)),
+        "fresh": w(moved, get(0.0), w(failed, get(1.0), get(state["fresh"]))),
+        "failures": failures,
+    }
+    after = state | H | {name: number.put(value, x) for name, value in numbers.items()}
+    evaluations = number.put(search.evaluations + w(stale, get(1.0), get(0.0)), x)
+    return (
+        x + s,
+        after | {"f": new_f, "g": new_g, "losses": new_losses},
+        new_losses,
+        ops.to_int64(evaluations),
+        ops.to_int64(number.put(ended, x)),
+    )
+
+
+def _along(
+    stage: Lbfgs | SsBroyden, ops: Any, vg: ValueAndGradient, x: Array, p: Array, begin: tuple, values: tuple
+) -> tuple[line_search.Search, Array, Array, Array]:
+    """The finished search along x + a p, with (losses, f, g) at its best point; those of x where it found none."""
+    number = ops.scalars
 
     def evaluate(carry: tuple[Any, ...]) -> tuple[Any, ...]:
         search, *best = carry
         new = vg(x + number.put(search.trial, x) * p)
-        search = line_search.advance(number, search, get(new[1]), get(ops.sum(new[2] * p)), stage.line_search)
-        return (search, *(w(search.better, b, a) for a, b in zip(best, new, strict=True)))
+        search = line_search.advance(
+            number, search, number.get(new[1]), number.get(ops.sum(new[2] * p)), stage.line_search
+        )
+        return (search, *(number.where(search.better, b, a) for a, b in zip(best, new, strict=True)))
 
-    begin = line_search.start(number, f0, d0, trial, go)
-    search, new_losses, new_f, new_g = ops.while_loop(lambda c: c[0].done == 0, evaluate, (begin, losses, f, g))
-
-    moved = search.best > 0
-    alpha = number.put(search.best, x)
-    zero = ops.zeros(x.shape, x)
-    s = w(moved, alpha * p, zero)
-    y = w(moved, new_g - g, zero)
-    failed = go & number.invert(moved)
-    failures = w(failed, failures + 1, w(moved, get(0.0), failures))
-    keep = w(failed, get(False), w(go, get(keep), get(True)))
-    H = update(stage, ops, state, s, y, alpha, number.put(keep, x))
-
-    at_rest = get(ops.max(ops.abs(new_g))) <= stage.tolerance
-    ended = w(finite, w(at_rest, CONVERGED, w(failures >= 3, STALLED, GOING_ON)), NOT_FINITE)
-    after = {
-        "f": new_f,
-        "g": new_g,
-        "losses": new_losses,
-        "key": key,
-        "stored": number.put(w(finite, get(1.0), get(0.0)), x),
-        "decrease": number.put(w(moved, f0 - search.f_best, get(0.0)), x),
-        "fresh": number.put(w(moved, get(0.0), w(failed, get(1.0), get(state["fresh"]))), x),
-        "failures": number.put(failures, x),
-    }
-    evaluations = number.put(search.evaluations + w(stale, get(1.0), get(0.0)), x)
-    return x + s, state | H | after, new_losses, ops.to_int64(evaluations), ops.to_int64(number.put(ended, x))
+    return ops.while_loop(lambda carry: carry[0].done == 0, evaluate, (line_search.start(number, *begin), *values))
 
 
 def _first_trial(number: Any, d0: Any, decrease: Any, fresh: Any, failures: Any) -> Any:
-    """The first step to try: 1, or less where the last decrease says so; from a unit matrix, one of length 1.
+    """The first step to try: 1, or less where the last decrease says so; from a unit matrix, a step of length 1.
 
-    After a failure from there, a thousand times less.
+    After two failures in a row, a thousand times less: the second one from a unit matrix would only repeat the first.
     """
     one = number.get(1.0)
     slope = number.where(d0 < 0.0, -d0, one)
