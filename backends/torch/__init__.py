@@ -1,0 +1,19 @@
+"""The torch backend: graphs recorded from autograd, compiled by inductor where the run is long enough."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from backends.protocol import Settings
+from backends.spec import Stage
+from backends.task import Task
+from backends.torch.device import resolve_device, versions
+from backends.torch.engine import TorchBackend
+from backends.torch.process_group import agree, join, leave
+
+__all__ = ["TorchBackend", "agree", "build", "join", "leave", "resolve_device", "versions"]
+
+
+def build(task: Task, stages: Sequence[Stage], settings: Settings) -> TorchBackend:
+    """The backend of one task; nothing is computed yet."""
+    return TorchBackend(task, stages, settings)

@@ -1,0 +1,216 @@
+"""The torch backend: `backends.protocol.Backend` for one task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from backends.errors import UserError
+from backends.protocol import Settings, Steps, columns_of, precision_of, samples_key
+from backends.randomness import generator
+from backends.spec import Stage
+from backends.task import Batches, Columns, Feed, Task, trainable, trained_terms
+from backends.torch import quasi_newton
+from backends.torch.device import DTYPES, fetch, put, set_threads
+from backends.torch.first_order import OPTIMIZERS
+from backends.torch.layout import Layout
+from backends.torch.objective import Objective, Row
+from backends.torch.program import Program, own_generator
+from backends.torch.readings import Readings
+from backends.torch.samples import Batch, Holder
+from backends.torch.state import Arrays, Format, State, converted
+from backends.torch.tracing import Functions
+
+COMPILE_S = 4.0
+"""What a compilation costs, in seconds: `compile: auto` compiles a stage that gains more."""
+CALL_GAIN_S, NUMBER_GAIN_S = 1e-3, 2.5e-8
+"""What a compiled evaluation of loss and gradient gains, per evaluation and per number of a layer."""
+
+
+class TorchBackend:
+    """One task's functions, recorded when they are first called."""
+
+    name = "torch"
+
+    def __init__(self, task: Task, stages: Sequence[Stage], settings: Settings) -> None:
+        set_threads()
+        self.task, self.stages, self.settings = task, tuple(stages), settings
+        self._functions = Functions(settings.warn)
+        self._holder = Holder(task, settings.world, settings.device)
+        self._programs: dict[int, Program] = {}
+        self._terms = trained_terms(task.terms)
+
+    # --- states ---
+
+    def init(self, seed: int) -> State:
+        return self._fresh(0, self.task.init(generator(seed, "init")))
+
+    def enter(self, state: State, stage: int) -> State:
+        dtype = self._dtype(stage)
+        x = state.x.to(dtype, copy=True)
+        frozen, aux = converted(state.frozen, dtype), converted(state.aux, dtype)
+        return State(stage, x, frozen, aux, self._optimizer(stage, x), state.constants.clone())
+
+    def arrays(self, state: State) -> tuple[Arrays, dict[str, Any]]:
+        precision = precision_of(self.stages[state.stage], None)
+        return self._format(state.stage).arrays(state), {"stage": state.stage, "precision": precision}
+
+    def load(self, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> State:
+        stage = meta.get("stage")
+        if not isinstance(stage, int) or not 0 <= stage < len(self.stages):
+            raise UserError(
+                f"the checkpoint was written in stage number {stage!r}; this experiment has {len(self.stages)}, "
+                "counted from 0"
+            )
+        return self._format(stage).load(arrays, self._fresh(stage, self._template))
+
+    def parameters(self, state: State) -> dict[str, NDArray[Any]]:
+        trained = self._layout.arrays(fetch(state.x))
+        return trained | {name: fetch(value) for name, value in state.frozen.items()}
+
+    def layout(self, state: State) -> list[tuple[str, tuple[int, ...]]]:
+        return list(self._layout.entries)
+
+    # --- training ---
+
+    def step(self, state: State, n: int, knobs: NDArray[np.float64], feed: Feed, step: int) -> tuple[State, Steps]:
+        draw = feed.take(step, n)
+        batches = self._holder.batches(feed, draw, n, state.dtype)
+        program = self._program(state.stage, batches)
+        rows = self._rows(program.objective.row, knobs[:n], step)
+        if self.stages[state.stage].kind not in OPTIMIZERS:
+            stamps = [samples_key(draw, step + i) for i in range(n)]
+            return state, quasi_newton.iterate(program, state, batches, rows, stamps)
+        return state, Reported(program.train(state, batches, rows))
+
+    def probe(
+        self, state: State, what: frozenset[str], feed: Feed, step: int, knobs: NDArray[np.float64]
+    ) -> dict[str, NDArray[np.float64]]:
+        draw = feed.take(step, 1)
+        batches = self._holder.batches(feed, draw, 1, state.dtype)
+        program = self._program(state.stage, batches)
+        (row,) = torch.unbind(self._rows(program.objective.row, np.atleast_2d(knobs), step), 0)
+        losses, slopes = self._slopes(program, state, batches, row)
+        found = {"losses": losses}
+        if "grad_norms" in what:
+            found["grad_norms"] = np.linalg.norm(slopes, axis=1)
+        if "gradient" in what:
+            found["gradient"] = fetch(program.objective.row.part(row, "weight/")) @ slopes
+        return {name: found[name] for name in found if name in what}
+
+    # --- readings ---
+
+    def evaluate(self, state: State, batches: Batches) -> dict[str, float]:
+        return self._readings.evaluate(state, batches)
+
+    def candidates(self, state: State, batch: str, columns: Columns) -> dict[str, NDArray[np.float64]]:
+        return self._readings.candidates(state, batch, columns)
+
+    def predict(self, state: State, names: Sequence[str], columns: Columns) -> dict[str, NDArray[np.float64]]:
+        return self._readings.predict(state, names, columns)
+
+    def compilations(self) -> dict[str, int]:
+        return dict(self._functions.counts)
+
+    # --- parts, made on first use ---
+
+    @cached_property
+    def _template(self) -> dict[str, NDArray[np.float64]]:
+        """Parameters whose names and shapes count, not their values; making them also makes a user's own module."""
+        return self.task.init(generator(self.settings.seed, "init"))
+
+    @cached_property
+    def _layout(self) -> Layout:
+        return Layout.of(self._template)
+
+    @cached_property
+    def _readings(self) -> Readings:
+        s = self.settings
+        return Readings(self.task, self._layout, self._functions, s.device, s.seed, s.compile == "always")
+
+    def _dtype(self, stage: int) -> torch.dtype:
+        return DTYPES[precision_of(self.stages[stage], None)]
+
+    def _format(self, stage: int) -> Format:
+        kind = self.stages[stage].kind
+        return Format(kind, self._layout, tuple(self.task.constants), kind in OPTIMIZERS)
+
+    def _fresh(self, stage: int, params: Mapping[str, NDArray[np.float64]]) -> State:
+        dtype, device = self._dtype(stage), self.settings.device
+        x = put(self._layout.flat(params).astype(np.float64), dtype, device)
+        frozen = {
+            name: put(np.asarray(v, np.float64), dtype, device) for name, v in params.items() if not trainable(name)
+        }
+        aux = {name: put(np.asarray(v), dtype, device) for name, v in self.task.aux().items()}
+        constants = put(np.array(list(self.task.constants.values()), np.float64), torch.float64, device)
+        return State(stage, x, frozen, aux, self._optimizer(stage, x), constants)
+
+    def _optimizer(self, stage: int, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        kind = self.stages[stage].kind
+        if kind in OPTIMIZERS:
+            return OPTIMIZERS[kind].init(x)
+        return quasi_newton.init(self.stages[stage], x, len(self._terms), len(self.task.constants))
+
+    def _program(self, stage: int, batches: Sequence[Batch]) -> Program:
+        if stage not in self._programs:
+            chosen, s = self.stages[stage], self.settings
+            row = Row(columns_of(chosen, self.task, s.clip))
+            objective = Objective(self.task, self._terms, self._layout, row, s.world)
+            compiled = s.compile == "always" or (s.compile == "auto" and self._pays(chosen, batches))
+            self._programs[stage] = Program(chosen, objective, self._functions, self._dtype(stage), s.seed, compiled)
+        return self._programs[stage]
+
+    def _pays(self, stage: Stage, batches: Sequence[Batch]) -> bool:
+        """Whether compiling saves more than it costs. A function of the file alone: a resumed run decides alike."""
+        evaluations = stage.steps * (1 if stage.kind in OPTIMIZERS else 4)
+        numbers = sum(b.samples * self.task.width(b.name) for b in batches)
+        return evaluations * (CALL_GAIN_S + NUMBER_GAIN_S * numbers) > COMPILE_S
+
+    def _rows(self, row: Row, knobs: NDArray[np.float64], step: int) -> torch.Tensor:
+        """The knob table with the number of each step behind it, [n, width] float64."""
+        table = np.zeros((len(knobs), row.width))
+        table[:, : len(row.names)] = knobs
+        table[:, len(row.names)] = np.arange(step, step + len(knobs))
+        return put(table, torch.float64, self.settings.device)
+
+    def _slopes(
+        self, program: Program, state: State, batches: Sequence[Batch], row: torch.Tensor
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """(losses [terms], gradient of each unweighted term [terms, parameters]) over all workers."""
+        terms, size = len(self._terms), self._layout.size
+        work = program.work(state, batches, terms * (1 + size))
+        passes, rest = program.passes(work, row, each=True), program.gradient(work, row, each=True)
+        with own_generator(row.device):
+            if any(b.traced.draws for b in (*passes, rest)):
+                program.draw_alike(row)
+            for one in passes:
+                one(0, row)
+            flat = fetch(rest(0, row)[0]).astype(np.float64)
+        return flat[:terms], flat[terms:].reshape(terms, size)
+
+
+class Reported(Steps):
+    """What first-order steps report, fetched from the device when it is first asked for."""
+
+    def __init__(self, rows: torch.Tensor) -> None:
+        object.__setattr__(self, "_device_rows", rows)
+        object.__setattr__(self, "evaluations", np.ones(len(rows), np.int64))
+
+    @cached_property
+    def _rows(self) -> NDArray[np.float64]:
+        return fetch(self.__dict__["_device_rows"]).astype(np.float64)
+
+    @cached_property
+    def losses(self) -> NDArray[np.float64]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """[n, terms]"""
+        return self._rows[:, :-1]
+
+    @cached_property
+    def ok(self) -> NDArray[np.bool_]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """[n]"""
+        return self._rows[:, -1] != 0

@@ -1,0 +1,68 @@
+"""Adam, AdamW and SGD on one flat vector of parameters, as optax computes them.
+
+Each is a pair of pure functions: `init(x)` gives the parts of the state, `update(g, x, parts, knobs)` the new vector
+and the new parts. Knobs are 0-d tensors, so that no value of theirs is a compiled constant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+Tensor = torch.Tensor
+Parts = dict[str, Tensor]
+Knobs = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class FirstOrder:
+    """An optimizer that looks at one gradient per step."""
+
+    init: Callable[[Tensor], Parts]
+    update: Callable[[Tensor, Tensor, Parts, Knobs], tuple[Tensor, Parts]]
+
+
+def _moments(x: Tensor) -> Parts:
+    return {"mu": torch.zeros_like(x), "nu": torch.zeros_like(x), "count": x.new_zeros((), dtype=torch.int64)}
+
+
+def _scaled(g: Tensor, parts: Parts, knobs: Knobs) -> tuple[Tensor, Parts]:
+    """Moments corrected for their start at zero; eps outside the root (arXiv 1412.6980, algorithm 1)."""
+    b1, b2 = knobs["b1"], knobs["b2"]
+    count = parts["count"] + 1
+    mu = b1 * parts["mu"] + (1 - b1) * g
+    nu = b2 * parts["nu"] + (1 - b2) * (g * g)
+    steps = count.to(g.dtype)
+    direction = (mu / (1 - b1**steps)) / (torch.sqrt(nu / (1 - b2**steps)) + knobs["eps"])
+    return direction, {"mu": mu, "nu": nu, "count": count}
+
+
+def _adam(g: Tensor, x: Tensor, parts: Parts, knobs: Knobs) -> tuple[Tensor, Parts]:
+    direction, parts = _scaled(g, parts, knobs)
+    return x - knobs["lr"] * direction, parts
+
+
+def _adamw(g: Tensor, x: Tensor, parts: Parts, knobs: Knobs) -> tuple[Tensor, Parts]:
+    direction, parts = _scaled(g, parts, knobs)
+    return x - knobs["lr"] * (direction + knobs["weight_decay"] * x), parts
+
+
+def _sgd(g: Tensor, x: Tensor, parts: Parts, knobs: Knobs) -> tuple[Tensor, Parts]:
+    trace = g + knobs["momentum"] * parts["trace"]
+    return x - knobs["lr"] * trace, {"trace": trace}
+
+
+OPTIMIZERS: Mapping[str, FirstOrder] = {
+    "adam": FirstOrder(_moments, _adam),
+    "adamw": FirstOrder(_moments, _adamw),
+    "sgd": FirstOrder(lambda x: {"trace": torch.zeros_like(x)}, _sgd),
+}
+"""By the stage's `kind`."""
+
+
+def clipped(g: Tensor, limit: Tensor) -> Tensor:
+    """The gradient scaled down to the 2-norm `limit` where it is longer, as `optax.clip_by_global_norm`."""
+    norm = torch.sqrt(torch.sum(g * g))
+    return torch.where(norm < limit, g, (g / norm) * limit)

@@ -1,0 +1,164 @@
+"""The weighted sum of terms, its gradient, and the one sum over workers.
+
+Every term is a mean over the samples of all workers, so passes and workers simply add up. All functions here run
+while a graph is recorded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import reduce
+from operator import add
+from typing import Any
+
+import torch
+
+from backends.errors import UserError
+from backends.protocol import World
+from backends.task import Context, Task, Term
+from backends.torch.layout import Layout
+from backends.torch.ops import OPS
+from backends.torch.process_group import total
+
+Tensor = torch.Tensor
+Tensors = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the knob table with the step's number behind it: float64, so that no constant loses digits."""
+
+    names: tuple[str, ...]
+
+    @property
+    def width(self) -> int:
+        """Numbers per row; a multiple of four keeps every row aligned for vector instructions."""
+        return -(-(len(self.names) + 1) // 4) * 4
+
+    def knobs(self, row: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
+        """Every knob by name, 0-d."""
+        return dict(zip(self.names, torch.unbind(row[: len(self.names)].to(dtype)), strict=True))
+
+    def part(self, row: Tensor, prefix: str) -> Tensor:
+        """The knobs `prefix…`, which stand side by side, as a vector."""
+        at = [i for i, name in enumerate(self.names) if name.startswith(prefix)]
+        return row[at[0] : at[-1] + 1] if at else row[:0]
+
+    def step(self, row: Tensor) -> Tensor:
+        """The number of the step, 0-d int64."""
+        return row[len(self.names)].to(torch.int64)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a stage minimises."""
+
+    task: Task
+    terms: tuple[Term, ...]
+    """The trained ones."""
+    layout: Layout
+    row: Row
+    world: World
+
+    def add(
+        self,
+        x: Tensor,
+        frozen: Tensors,
+        aux: Tensors,
+        row: Tensor,
+        seed: Tensor,
+        samples: Mapping[str, tuple[Tensors, int]],
+        each: bool = False,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """([losses, gradient] flat, new aux) of these samples: their share in the means over all workers' samples.
+
+        samples: per batch its columns, and how many samples it has on this worker in all passes together. With `each`
+        the gradient of every term by itself, not weighted, one after the other: what is not finite in one stays out of
+        the others, which weights of zero would not achieve.
+        """
+        knobs = self.row.knobs(row, x.dtype)
+        constants = {k.removeprefix("task/"): v for k, v in knobs.items() if k.startswith("task/")}
+        key = (seed, self.row.step(row))
+        with torch.enable_grad():
+            free = {name: p.detach().requires_grad_() for name, p in self.layout.views(x).items()}
+            found: dict[str, Tensor] = {}
+            for batch, (columns, count) in samples.items():
+                context = Context(constants, aux, key)
+                means = term_means(self.task, self.terms, {**frozen, **free}, batch, columns, context, count)
+                found |= {name: value / self.world.size for name, value in means.items()}
+                aux = {**aux, **updated(aux, context.updates)}
+            if each:
+                sums = [[found[t.name]] if t.name in found else [] for t in self.terms]
+            else:
+                sums = [[knobs[f"weight/{name}"] * value for name, value in found.items()]]
+            slopes = [g for total_ in sums for g in _slopes(total_, list(free.values()))]
+        losses = torch.stack([found[t.name].detach() if t.name in found else x.new_zeros(()) for t in self.terms])
+        return torch.cat([losses, *(g.reshape(-1) for g in slopes)]), dict(aux)
+
+    def over_workers(self, flat: Tensor, aux: Tensors, before: Tensors) -> tuple[Tensor, dict[str, Tensor]]:
+        """The sum of [losses, gradient] over all workers, and the mean of aux that changed, through one buffer."""
+        if self.world.size == 1:
+            return flat, dict(aux)
+        moving = [k for k, v in aux.items() if v is not before[k] and v.is_floating_point()]
+        # Changes are shared, not values: what did not change keeps its bits.
+        parts = [flat, *((aux[k] - before[k]).reshape(-1) / self.world.size for k in moving)]
+        summed, *changes = torch.split(total(torch.cat(parts), self.world), [p.numel() for p in parts])
+        means = {k: before[k] + c.reshape(before[k].shape) for k, c in zip(moving, changes, strict=True)}
+        return summed, {**aux, **means}
+
+
+def term_means(
+    task: Task, terms: Iterable[Term], params: Tensors, batch: str, columns: Tensors, context: Context, count: int
+) -> dict[str, Tensor]:
+    """Of those `terms` that `batch` gives: the sum over these samples (residuals squared) divided by `count`."""
+    samples = next(iter(columns.values())).shape[0]
+    values = task.per_sample(OPS, params, batch, columns, context)
+    out = {}
+    for term in terms:
+        if term.batch == batch:
+            if term.name not in values:
+                raise UserError(f"the task gives no values of its term {term.name!r} for the batch {batch!r}")
+            parts = _parts(term.name, values[term.name], samples, task.reduced(batch))
+            squared = [p * p if term.kind == "residual" else p for p in parts]
+            out[term.name] = reduce(add, (p if p.ndim == 0 else torch.sum(p) / count for p in squared))
+    return out
+
+
+def sizes(value: Any) -> Tensor:
+    """|value| per sample; the length of a vector residual."""
+    if not isinstance(value, tuple):
+        return torch.abs(value)
+    return torch.sqrt(reduce(add, (v * v for v in value)))
+
+
+def updated(aux: Tensors, updates: Mapping[str, Any]) -> dict[str, Tensor]:
+    """New values of aux as they are stored: without a gradient, in type and shape of the old ones."""
+    for name in updates:
+        if name not in aux:
+            raise UserError(f"the task writes {name!r} into context.updates, but its aux() has no such array")
+    return {
+        name: torch.as_tensor(value).detach().to(aux[name].dtype).broadcast_to(aux[name].shape)
+        for name, value in updates.items()
+    }
+
+
+def _parts(name: str, value: Any, samples: int, reduced: bool) -> tuple[Tensor, ...]:
+    parts = value if isinstance(value, tuple) else (value,)
+    for part in parts:
+        shape = tuple(getattr(part, "shape", ()))
+        if shape != (samples,) and not (reduced and shape == ()):
+            wanted = f"[{samples}]" + (" or one number" if reduced else "")
+            raise UserError(
+                f"the term {name!r} has the shape {list(shape)}; a term gives one value per sample, {wanted}"
+            )
+    return parts
+
+
+def _slopes(terms: list[Tensor], leaves: list[Tensor]) -> list[Tensor]:
+    """The gradient of the sum, zero where it does not depend on a parameter."""
+    moving = [t for t in terms if t.requires_grad]
+    if not moving:
+        return [torch.zeros_like(leaf) for leaf in leaves]
+    slopes = torch.autograd.grad(reduce(add, moving), leaves, allow_unused=True, retain_graph=True)
+    return [torch.zeros_like(leaf) if g is None else g for leaf, g in zip(leaves, slopes, strict=True)]

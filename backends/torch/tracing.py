@@ -1,0 +1,165 @@
+"""Python functions of tensors as flat graphs, compiled where that pays.
+
+A function may call torch.autograd.grad, even nested, and may write into its arguments: all of it happens while the
+graph is recorded, so that what runs afterwards is one list of operations (forward, backward, optimizer, guard) without
+autograd, without Dynamo and without guards. Shapes are those of the example; whoever calls keeps them.
+
+Compiled by `torch._inductor.standalone_compile`, whose results lie in inductor's folder on disk
+(TORCHINDUCTOR_CACHE_DIR) for the next process. What can't be compiled runs as the recorded graph, and what can't be
+recorded as it is written, each with one warning.
+"""
+
+from __future__ import annotations
+
+import random
+import warnings
+from collections import Counter
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils import _pytree as pytree
+
+from backends.errors import UserError
+from backends.torch.device import default_dtype
+
+Tree = Any
+"""Tensors in tuples, lists and dicts."""
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A recorded function. `flat` takes the leaves of the arguments and returns the leaves of the result."""
+
+    flat: Callable[..., Any]
+    out: pytree.TreeSpec
+    draws: bool
+    """Whether it draws random numbers: then it is not compiled, and whoever calls seeds torch's generator."""
+
+    def __call__(self, *arguments: Tree) -> Tree:
+        return pytree.tree_unflatten(list(self.flat(*leaves(arguments))), self.out)
+
+
+@dataclass
+class Functions:
+    """The recorded functions of one backend, by name and by the shapes of their arguments."""
+
+    warn: Callable[[str], None]
+    known: dict[Hashable, Traced] = field(default_factory=dict)
+    counts: Counter[str] = field(default_factory=Counter)
+    warned: set[str] = field(default_factory=set)
+
+    def get(
+        self,
+        name: str,
+        key: Hashable,
+        fn: Callable[..., Tree],
+        example: tuple[Tree, ...],
+        dtype: torch.dtype,
+        compiled: bool,
+    ) -> Traced:
+        """`fn` recorded for arguments like `example`; `name` is what `counts` calls it, `key` tells apart equal names."""
+        flat, spec = pytree.tree_flatten(example)
+        signature = (name, key, spec, tuple((tuple(x.shape), x.dtype) for x in flat))
+        if signature not in self.known:
+            self.counts[name] += 1
+            with default_dtype(dtype):
+                self.known[signature] = self._record(name, fn, flat, spec, compiled)
+        return self.known[signature]
+
+    def _record(
+        self, name: str, fn: Callable[..., Tree], flat: list[torch.Tensor], spec: pytree.TreeSpec, compiled: bool
+    ) -> Traced:
+        outs: list[pytree.TreeSpec] = []
+
+        def flattened(*inputs: torch.Tensor) -> list[torch.Tensor]:
+            found, out = pytree.tree_flatten(fn(*pytree.tree_unflatten(list(inputs), spec)))
+            outs[:] = [out]
+            return found
+
+        host_draws = _host_generators()
+        try:
+            graph = make_fx(flattened)(*_copies(flat))
+        except UserError:
+            raise
+        except Exception as error:
+            flattened(*_copies(flat))  # a mistake in the function itself shows here, as its own exception
+            self._once(f"{name} can't be recorded ({_line(error)}); it runs uncompiled, several times slower")
+            return Traced(flattened, outs[0], draws=True)
+        if _host_generators() != host_draws:
+            self._once(
+                f"{name} draws from Python's or numpy's global generator; it runs uncompiled, and a resumed run will "
+                "not repeat its numbers (use torch's generator, which is seeded by (seed, step))"
+            )
+            return Traced(flattened, outs[0], draws=True)
+        graph.graph.eliminate_dead_code()
+        graph.recompile()
+        draws = any(torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()) for node in graph.graph.nodes)
+        return Traced(self._compiled(graph, flat) if compiled and not draws else graph, outs[0], draws)
+
+    def _compiled(self, graph: torch.fx.GraphModule, flat: list[torch.Tensor]) -> Callable[..., Any]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # inductor's own affairs
+            try:
+                return standalone(graph, _copies(flat))
+            except Exception as error:
+                if not compiler_works():
+                    self._once(
+                        "no C++ compiler was found: steps run uncompiled, about 3 times slower "
+                        "(install g++, or write `compile: never` to silence this)"
+                    )
+                    return graph
+                first = error
+            try:
+                fallback = torch.compile(graph, dynamic=False, fullgraph=True)
+                fallback(*_copies(flat))
+                return fallback
+            except Exception:
+                self._once(f"a step can't be compiled ({_line(first)}); it runs uncompiled, about 3 times slower")
+                return graph
+
+    def _once(self, message: str) -> None:
+        if message not in self.warned:
+            self.warned.add(message)
+            self.warn(message)
+
+
+def leaves(tree: Tree) -> list[torch.Tensor]:
+    """The tensors of a tree, in the order that `Traced.flat` takes them."""
+    return pytree.tree_leaves(tree)
+
+
+def standalone(graph: torch.fx.GraphModule, flat: list[torch.Tensor]) -> Callable[..., Any]:
+    """The graph as machine code for these shapes. Raises whatever inductor raises."""
+    from torch._inductor import standalone_compile  # costs a second, and short runs do without
+
+    return standalone_compile(graph, flat, dynamic_shapes="from_example_inputs")
+
+
+def compiler_works() -> bool:
+    """Whether inductor finds a C++ compiler."""
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        return bool(get_cpp_compiler())
+    except InvalidCxxCompiler:
+        return False
+
+
+def _copies(flat: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Own copies: one tensor in two places would silently become one input, and the function may write into it."""
+    return [x.detach().clone() for x in flat]
+
+
+def _host_generators() -> tuple[Any, ...]:
+    kind, words, *rest = np.random.get_state()  # noqa: NPY002 (looked at, not drawn from)
+    return (random.getstate(), kind, words.tobytes(), *rest)
+
+
+def _line(error: Exception) -> str:
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0][:200]}" if text else type(error).__name__
