@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from backends.own_code import load as load_own
+from backends.weighting import check as check_weights
+
 from backends.errors import UserError, nearest
 from backends.networks.custom import CustomNetwork
 from backends.networks.vae import VaeNetwork
-from backends.own_code import load as load_own
 from backends.task import Parts, Task
-from backends.weighting import check as check_weights
 from orchestrator.callbacks import CustomCallback, Ramp
 from orchestrator.config import Experiment
 from orchestrator.knobs import owners

@@ -21,6 +21,8 @@ def explain(error: ValidationError, model: type[BaseModel], document: Document) 
     found: dict[tuple[Path_, str], Problem] = {}
     for detail in error.errors(include_url=False):
         path = _real_path(detail["loc"], document.tree)
+        if detail["type"] == "too_short" and detail.get("input"):
+            continue  # an echo: entries with mistakes of their own do not count
         blamed = (detail.get("ctx") or {}).get("path")
         if blamed:
             path = _real_path(tuple(int(p) if p.isdigit() else p for p in str(blamed).split(".")), document.tree)
@@ -79,7 +81,7 @@ def _message(detail: ErrorDetails, model: type[BaseModel], path: Path_, tree: An
     reworded = _NUMBERS.get(kind)
     if reworded:
         limit = next((ctx[k] for k in ("gt", "ge", "lt", "le") if k in ctx), "")
-        return reworded.format(limit=limit) + got
+        return reworded.format(limit=f"{limit:g}" if isinstance(limit, float) else limit) + got
     if kind in ("model_type", "dict_type", "model_attributes_type"):
         return f"must be a mapping (key: value){got}"
     if kind in ("tuple_type", "list_type"):

@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from backends.schedules import rates
 from numpy.typing import NDArray
 
 from backends.errors import UserError, nearest
 from backends.protocol import columns_of
-from backends.schedules import rates
 from backends.spec import Clip, Stage
 from backends.task import Task
 from orchestrator.callbacks import Ramp

@@ -17,8 +17,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import backends
 from backends.environment import environment
+
+import backends
 from backends.errors import OrchestratorError, RunFailed, StorageFailed, UserError
 from backends.protocol import World
 from orchestrator.config import Experiment, Resources

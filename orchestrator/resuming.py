@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-
 from backends.checkpoint import listing
+
 from backends.errors import ConfigError, Problem, UserError, nearest
 from orchestrator import launch
 from orchestrator.config import Experiment

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import backends
 from backends.environment import environment
+
+import backends
 from backends.errors import OrchestratorError, RunFailed, UserError
 from orchestrator import build, launch, provenance
 from orchestrator.config import Experiment

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from backends.weighting import Weighting
+
 from backends.errors import OrchestratorError, UserError
 from backends.protocol import World
-from backends.weighting import Weighting
 from orchestrator.assemble import CAPACITY, assemble
 from orchestrator.callbacks import CustomCallback, EarlyStopping, Ramp
 from orchestrator.config import Experiment

@@ -21,6 +21,7 @@ LIMIT_BYTES = 1_000_000
 LIMIT_DEPTH = 50
 LIMIT_NODES = 50_000
 
+_PLAIN_TAGS = "tag:yaml.org,2002:"
 _INT = re.compile(r"[-+]?[0-9](_?[0-9])*$")
 _HEX = re.compile(r"0x[0-9a-fA-F]+$")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9](_?[0-9])*(\.[0-9]*)?)([eE][-+]?[0-9]+)?$")
@@ -135,6 +136,9 @@ class _Reader:
             raise _failed(self.name, f"more than {LIMIT_NODES} values (aliases expanded); write it out or shorten it")
         self.document.marks.setdefault(path, Mark(self.name, node.start_mark.line + 1, node.start_mark.column + 1))
         above = (*above, id(node))
+        if not node.tag.startswith(_PLAIN_TAGS) or node.tag.startswith(f"{_PLAIN_TAGS}python"):
+            self.problem(node, path, f"YAML tags ({node.tag}) are not read; write a plain value")
+            return None
         if isinstance(node, yaml.MappingNode):
             return self.mapping(node, path, above)
         if isinstance(node, yaml.SequenceNode):
@@ -167,12 +171,6 @@ class _Reader:
 
     def scalar(self, node: yaml.Node, path: Path_) -> Any:
         text = str(node.value)
-        explicit = node.tag.startswith("!") or (
-            node.tag.startswith("tag:") and not node.tag.startswith("tag:yaml.org,2002:")
-        )
-        if explicit or node.tag.startswith("tag:yaml.org,2002:python"):
-            self.problem(node, path, f"YAML tags ({node.tag}) are not read; write a plain value")
-            return None
         if getattr(node, "style", None) in ("'", '"', "|", ">"):
             return text
         if text in ("", "~", "null", "Null", "NULL"):
