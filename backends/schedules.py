@@ -1,34 +1,46 @@
-"""Learning rates over a stage, as one column of the knob table: numpy on the host, never compiled."""
+"""Learning rates of a stage as numbers: one per step, computed on the host, never compiled.
+
+The semantics are optax's (`warmup_cosine_decay_schedule`, `warmup_exponential_decay_schedule`,
+`warmup_constant_schedule`). A rate is a function of the stage and of the step within it, so a resumed run and a
+dispatch of another length see the same bits.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from backends.spec import Cosine, Exponential, Stage
+from backends.spec import Constant, Cosine, Exponential, Schedule, Stage
 
 
 def rates(stage: Stage, start: int, n: int) -> NDArray[np.float64]:
-    """Rates [n] of the steps `start` … `start + n - 1` of a first-order stage.
+    """[n] learning rates of the steps `start` … `start + n - 1`, counted within the stage.
 
-    The warmup is linear from 0 at its first step to the stage's rate at step `warmup`; what follows is optax's
-    `cosine_decay_schedule` or `exponential_decay` from there on.
+    With a warmup of w steps, step s < w has the rate lr * s / w (so the very first step has the rate 0).
+    Raises TypeError for a stage without a learning rate (quasi-Newton stages search along a line instead).
     """
-    peak = float(getattr(stage, "lr", 1.0))
-    schedule = getattr(stage, "schedule", None)
-    if schedule is None:
-        return np.full(n, peak)
+    lr = getattr(stage, "lr", None)
+    if lr is None:
+        raise TypeError(f"the stage {stage.name!r} ({stage.kind}) has no learning rate")
+    schedule: Schedule = getattr(stage, "schedule", Constant())
     step = np.arange(start, start + n, dtype=np.float64)
-    after = np.maximum(step - schedule.warmup, 0.0)
+    after = lr * _factor(schedule, step - schedule.warmup, _length(schedule, stage.steps))
+    if not schedule.warmup:
+        return after
+    return np.where(step < schedule.warmup, lr * step / schedule.warmup, after)
+
+
+def _length(schedule: Schedule, steps: int) -> int:
+    """Steps over which the rate changes, after the warmup."""
+    return (getattr(schedule, "steps", None) or steps) - schedule.warmup
+
+
+def _factor(schedule: Schedule, since: NDArray[np.float64], length: int) -> NDArray[np.float64]:
+    """The rate as a share of the stage's, `since` steps after the warmup; constant before 0 and after `length`."""
+    since = np.clip(since, 0, length)
     if isinstance(schedule, Cosine):
-        length = (schedule.steps or stage.steps) - schedule.warmup
-        part = 0.5 * (1.0 + np.cos(np.pi * np.minimum(after, length) / length))
-        factor = schedule.final + (1.0 - schedule.final) * part
-    elif isinstance(schedule, Exponential):
-        length = (schedule.steps or stage.steps) - schedule.warmup
-        factor = schedule.decay ** (np.minimum(after, length) / schedule.every)
-    else:
-        factor = np.ones(n)
-    if schedule.warmup:
-        factor = np.where(step < schedule.warmup, step / schedule.warmup, factor)
-    return peak * factor
+        # Loshchilov and Hutter, arXiv 1608.03983, equation 5, without restarts.
+        return schedule.final + (1 - schedule.final) * 0.5 * (1 + np.cos(np.pi * since / length))
+    if isinstance(schedule, Exponential):
+        return schedule.decay ** (since / schedule.every)
+    return np.ones_like(since)
