@@ -125,7 +125,6 @@ def run_record(
             **tracking.tags,
             **_system_tags(origin, job),
             **_own_tags(uid, experiment, origin, job),
-            "mlflow.runName": experiment.name,
         },
     }
 
