@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from types import ModuleType
 
 from backends.errors import MissingBackend, UserError, nearest
 
-__all__ = ["NAMES", "load"]
+__all__ = ["NAMES", "installed", "load"]
 
 NAMES = ("jax", "torch")
 """The backends of this package; anything else that follows `backends.protocol` can be imported by its own name."""
@@ -24,15 +25,17 @@ def load(name: str) -> ModuleType:
     """
     if name not in NAMES:
         raise UserError(f"there is no backend {name!r}{nearest(name, NAMES)}", path="backend")
-    try:
-        return importlib.import_module(f"backends.{name}")
-    except ModuleNotFoundError as error:
-        missing = (error.name or "").partition(".")[0]
-        if missing not in _PACKAGES[name]:
-            raise
-        raise MissingBackend(
-            f"the backend {name!r} needs the package {missing!r}, which is not installed; install it with "
-            f'pip install "orchestrator[{name}]" (in a checkout: pip install -e ".[{name}]"), or choose another backend '
-            f"({', '.join(n for n in NAMES if n != name)})",
-            path="backend",
-        ) from error
+    installed(name)
+    return importlib.import_module(f"backends.{name}")
+
+
+def installed(name: str) -> None:
+    """Raise MissingBackend where a package of the backend is not installed; nothing is imported."""
+    for package in _PACKAGES.get(name, ()):
+        if importlib.util.find_spec(package) is None:
+            raise MissingBackend(
+                f"the backend {name!r} needs the package {package!r}, which is not installed; install it with "
+                f'pip install "orchestrator[{name}]" (in a checkout: pip install -e ".[{name}]"), '
+                f"or choose another backend ({', '.join(n for n in NAMES if n != name)})",
+                path="backend",
+            )

@@ -39,6 +39,8 @@ Storage = Annotated[
 ]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress, no summary.")]
 NONE: list[str] = []
+# typer brings its own click, or uses the one that is installed: the class is the same by its exported subclass.
+_UsageError: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 
 
 @app.callback(invoke_without_command=True)
@@ -241,17 +243,15 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _guarded(arguments: list[str]) -> int:
     """The exit code of one call; no exception gets out."""
-    import click
-
     try:
         answer = app(arguments, standalone_mode=False)
         return answer if isinstance(answer, int) else 0
-    except click.exceptions.Exit as error:
+    except typer.Exit as error:
         return error.exit_code
-    except click.ClickException as error:
+    except _UsageError as error:
         error.show()
         return 2
-    except click.exceptions.Abort:
+    except typer.Abort:
         return 130
     except KeyboardInterrupt:
         return 130

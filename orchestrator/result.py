@@ -38,7 +38,7 @@ class RunResult:
     warnings: tuple[str, ...] = field(default=())
 
     @classmethod
-    def of(cls, folder: RunFolder, outcome: Mapping[str, Any], error: OrchestratorError | None) -> RunResult:
+    def of(cls, folder: RunFolder, outcome: Mapping[str, Any], error: Exception | None) -> RunResult:
         """From what the worker returned; after a failure from what it had recorded."""
         if error is None and outcome.get("step") is not None:
             return cls(
@@ -65,7 +65,7 @@ class RunResult:
             _finite(latest),
             f"checkpoints/{saved[-1].name}" if saved else None,
             float(latest.get("time/train_s", 0.0)),
-            str(error) if error else outcome.get("reason", ""),
+            _said(error) if error else outcome.get("reason", ""),
             warnings=tuple(_warnings(folder)),
         )
 
@@ -142,6 +142,10 @@ def history(folder: RunFolder) -> dict[str, tuple[NDArray[np.int64], NDArray[np.
 
 def _warnings(folder: RunFolder) -> list[str]:
     return [r["message"] for r in read_jsonl(folder.events)[0] if r.get("event") == "warning"]
+
+
+def _said(error: Exception) -> str:
+    return str(error) if isinstance(error, OrchestratorError) else f"{type(error).__name__}: {error}"
 
 
 def _finite(metrics: Mapping[str, Any]) -> dict[str, float]:

@@ -15,7 +15,7 @@ from typing import Any
 from backends.environment import environment
 
 import backends
-from backends.errors import OrchestratorError, RunFailed, UserError
+from backends.errors import UserError
 from orchestrator import build, launch, provenance
 from orchestrator.config import Experiment
 from orchestrator.folder import Lines, RunFolder, acquire, create, find, storage_of, write_json
@@ -189,7 +189,7 @@ def start(prepared: Prepared) -> RunResult:
     folder, experiment = prepared.folder, prepared.experiment
     with acquire(folder):
         handle = uploader.start(folder) if prepared.tracking else None
-        error: OrchestratorError | None = None
+        error: Exception | None = None
         outcome: dict[str, Any] = {}
         try:
             if experiment.resources.workers == 0:
@@ -197,13 +197,10 @@ def start(prepared: Prepared) -> RunResult:
                 outcome = launch.in_process(prepared.job)
             else:
                 outcome = launch.in_ray_train(prepared.job, experiment)
-        except OrchestratorError as caught:
-            error = caught
         except KeyboardInterrupt:
             outcome = {"status": "killed", "reason": "interrupted twice"}
-        except Exception as caught:
-            error = RunFailed(f"{type(caught).__name__}: {caught}")
-            error.__cause__ = caught
+        except Exception as caught:  # recorded first, then raised: an OrchestratorError, or our bug
+            error = caught
         result = _concluded(folder, outcome, error)
         if handle is not None:
             report = handle.finish()
@@ -220,7 +217,7 @@ def _set_environment(experiment: Experiment) -> None:
     backends.load(experiment.backend)
 
 
-def _concluded(folder: RunFolder, outcome: Mapping[str, Any], error: OrchestratorError | None) -> RunResult:
+def _concluded(folder: RunFolder, outcome: Mapping[str, Any], error: Exception | None) -> RunResult:
     """Write `result.json`, and the final status where no worker lived to write it."""
     result = RunResult.of(folder, outcome, error)
     write_json(folder.result, result.as_dict())
@@ -230,7 +227,7 @@ def _concluded(folder: RunFolder, outcome: Mapping[str, Any], error: Orchestrato
             "step": result.step,
             "event": "status",
             "status": result.status,
-            "message": str(error) if error else result.reason,
+            "message": result.reason,
             "final": True,
         }
     )

@@ -7,6 +7,7 @@ sweep's trial start from the same text. Rank 0 writes; the others compute.
 from __future__ import annotations
 
 import dataclasses
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 from backends.weighting import Weighting
 
-from backends.errors import OrchestratorError, UserError
+from backends.errors import OrchestratorError, OwnCodeFailed
 from backends.protocol import World
 from orchestrator.assemble import CAPACITY, assemble
 from orchestrator.callbacks import CustomCallback, EarlyStopping, Ramp
@@ -60,7 +61,22 @@ def work(job: Job, host: Host) -> dict[str, Any]:
         except OrchestratorError as error:
             recorder.failed(error)
             raise
+        except Exception as error:
+            blamed = own_code_failed(error, folder.code)
+            if blamed is None:
+                raise
+            recorder.failed(blamed)
+            raise blamed from error
     return dataclasses.asdict(outcome)
+
+
+def own_code_failed(error: Exception, code: Path) -> OwnCodeFailed | None:
+    """The error as one of the user's own code, where a file in `code` was being executed; else None."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).parent == code]
+    if not frames:
+        return None
+    last = frames[-1]
+    return OwnCodeFailed(f"{Path(last.filename).name}:{last.lineno} in {last.name}: {type(error).__name__}: {error}")
 
 
 def _train(job: Job, host: Host, folder: RunFolder, experiment: Experiment, recorder: Recorder | Silent) -> Outcome:
@@ -101,7 +117,5 @@ def _train(job: Job, host: Host, folder: RunFolder, experiment: Experiment, reco
     )
     try:
         return train(plan, live, resumed=live.at.step > 0)
-    except UserError as error:
-        raise error
     finally:
         recorder.compilations(backend.compilations())

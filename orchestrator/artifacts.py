@@ -1,0 +1,92 @@
+"""Files of a run folder as MLflow artifacts under fixed names, so that sending one again replaces it."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.spool import Sent
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+AT_START = ("experiment.yaml", "original.yaml", "provenance.json", "code")
+AT_END = (*AT_START, "result.json", "log.txt")
+PREVIEW = 1000
+"""Longest side of the small copy that MLflow's pages show before a click, in pixels."""
+
+
+def send_files(client: MlflowClient, run_id: str, folder: Path, names: Sequence[str], sent: Sent) -> None:
+    """Upload files and folders of the run folder at the same paths; what has not changed since is left out."""
+    for name in names:
+        path = folder / name
+        for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
+            _send(client, run_id, folder, file, sent)
+
+
+def send_folder(client: MlflowClient, run_id: str, folder: Path, name: str, sent: Sent) -> None:
+    """Upload one checkpoint; one that has been removed meanwhile is left out."""
+    send_files(client, run_id, folder, [name], sent)
+
+
+def send_checkpoints(client: MlflowClient, run_id: str, folder: Path, policy: str, sent: Sent) -> None:
+    """Upload what `tracking.checkpoints` asks for, as far as it still exists."""
+    there = [(path, best) for path, best in sent.checkpoints if (folder / path).is_dir()]
+    if policy == "best":
+        there = [c for c in there if c[1]][-1:] + there[-1:]
+    for path, _ in there if policy != "none" else ():
+        send_folder(client, run_id, folder, path, sent)
+
+
+def _send(client: MlflowClient, run_id: str, folder: Path, file: Path, sent: Sent) -> None:
+    name = file.relative_to(folder).as_posix()
+    try:
+        state = file.stat()
+    except FileNotFoundError:
+        return
+    fingerprint = f"{state.st_size}:{state.st_mtime_ns}"
+    if sent.files.get(name) == fingerprint:
+        return
+    parent = file.parent.relative_to(folder).as_posix()
+    client.log_artifact(run_id, str(file), None if parent == "." else parent)
+    sent.files[name] = fingerprint
+
+
+def send_figure(client: MlflowClient, run_id: str, folder: Path, event: Mapping[str, Any], sent: Sent) -> None:
+    """Upload a figure as a plain file, and as an image with a step, which MLflow's pages show with a slider.
+
+    `MlflowClient.log_image` gives each upload a random name; ours follows from key and step, so a second upload
+    replaces the first. The names are those of MLflow 3.17: `images/<key>+step+<n>+timestamp+<ms>+<uuid>.png`, and a
+    small copy beside it. A resumed run draws the same figure again: the first stays.
+    """
+    path, key, step = folder / str(event.get("path")), str(event.get("key")), int(event.get("step") or 0)
+    if not path.is_relative_to(folder) or not path.is_file():
+        return
+    for file in sorted(p for p in path.parent.glob(f"{path.stem}.*") if p.suffix != ".npz"):
+        _send(client, run_id, folder, file, sent)
+    if path.suffix != ".png" or sent.steps.get(f"image:{key}", -1) >= step:
+        return
+    milliseconds = int(float(event.get("time") or 0) * 1000)
+    same = uuid.uuid5(uuid.UUID(run_id), f"{key}/{step}")
+    stem = f"{key.replace('/', '~')}+step+{step}+timestamp+{milliseconds}+{same}"
+    with tempfile.TemporaryDirectory() as temporary:
+        large, small = Path(temporary) / f"{stem}.png", Path(temporary) / f"{stem}+compressed.webp"
+        shutil.copyfile(path, large)
+        _preview(path, small)
+        client.log_artifact(run_id, str(large), "images")
+        client.log_artifact(run_id, str(small), "images")
+    client.set_tag(run_id, "mlflow.loggedImages", "True")
+    sent.steps[f"image:{key}"] = step
+
+
+def _preview(source: Path, target: Path) -> None:
+    from PIL import Image
+
+    with Image.open(source) as image:
+        small = image.convert("RGB")
+        small.thumbnail((PREVIEW, PREVIEW))
+        small.save(target, quality=85)
