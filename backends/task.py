@@ -133,7 +133,12 @@ Predict = Callable[[Sequence[str], Columns], Mapping[str, NDArray[np.float64]]]
 
 
 class Task(Protocol):
-    """What the backends train. Built on every worker from the same file, so it must be deterministic."""
+    """What the backends train. Built on every worker from the same file, so it must be deterministic.
+
+    A task may have an attribute `signature`: a hashable value of which equal ones promise that `per_sample` and
+    `predict` are the same functions of their arrays (constants are arrays too). Backends of one process then share
+    compiled functions; without it, tasks are told apart by identity.
+    """
 
     @property
     def terms(self) -> tuple[Term, ...]: ...

@@ -7,8 +7,8 @@ its loss is, `Noisy` noise drawn inside the step and rows picked by index.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 import numpy as np
@@ -53,6 +53,13 @@ class Toy:
     """Samples per pass (`Task.chunk`)."""
     outputs: tuple[str, ...] = ("u",)
     constants: Mapping[str, float] = field(default_factory=lambda: {"shift": 1.0})
+    label: str = ""
+    """Tasks with different labels share no compiled function."""
+
+    @property
+    def signature(self) -> tuple[Hashable, ...]:
+        """Everything that shapes a program: `constants` are traced. Lets the checks share compiled functions."""
+        return tuple(getattr(self, f.name) for f in fields(self) if f.name != "constants")
 
     def aux(self) -> dict[str, NDArray[Any]]:
         return {}
@@ -129,7 +136,7 @@ class LeastSquares(Toy):
         """offset, slope[0], slope[1] of the least-squares solution."""
         data = self.batches()["data"]
         matrix = np.column_stack([np.ones(self.samples), data["x"]])
-        return np.linalg.lstsq(matrix, data["y"] - shift, rcond=None)[0]
+        return np.asarray(np.linalg.lstsq(matrix, data["y"] - shift, rcond=None)[0], np.float64)
 
 
 @dataclass(frozen=True)
@@ -152,6 +159,9 @@ class Curves(Toy):
             "inside": {"t": rng.uniform(-1, 1, n), "kind": rng.integers(0, 2, n)},
             "ends": {"t": rng.uniform(-1, 1, max(n // 3, 2)), "goal": rng.normal(size=max(n // 3, 2))},
         }
+
+    def chunk(self, batch: str) -> int | Literal["auto"] | None:
+        return self.pass_size if batch == "inside" else None
 
     def held_out(self, count: int) -> Batches:
         return {**self.batches(999), "outside": {"t": np.linspace(-1, 1, 7)}}

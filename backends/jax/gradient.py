@@ -1,0 +1,177 @@
+"""Losses and their gradient over all batches: the one place of passes, accumulation and sums over workers.
+
+Every term is a mean over the samples of all workers, so passes and workers simply add up. One flat sum over workers
+comes after the accumulation and before anything looks at the gradient: guards and line searches then decide alike
+everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from backends.chunks import chunk_size
+from backends.errors import UserError, nearest
+from backends.jax.distributed import total
+from backends.jax.ops import OPS
+from backends.jax.present import present
+from backends.jax.program import Program
+from backends.task import Context
+
+Array = Any
+Tree = dict[str, Any]
+Columns = Mapping[str, Array]
+
+
+def loss_and_gradient(
+    program: Program, params: Tree, weights: Mapping[str, Array], context: Context, batches: Mapping[str, Columns]
+) -> tuple[Array, Tree, Tree]:
+    """(losses [trained terms], gradient of the weighted sum by parameter, new values of aux).
+
+    `weights` may leave terms out: they are then neither computed nor part of the gradient, their loss is 0.
+    """
+    free, held = program.split(params)
+    names = program.trained
+    dtype = program.dtype
+    losses = jnp.zeros(len(names), dtype)
+    gradient: Tree = {}
+    aux = dict(context.aux)
+    touched: set[str] = set()
+    for batch, columns in batches.items():
+        wanted = {t: weights[t] for t in program.terms_of(batch) if t in weights}
+        if not wanted:
+            continue
+        samples = _count(columns)
+        function = _batch_loss(program, held, batch, wanted, context, samples * program.world, touched)
+        chunk = passes(program, batch, samples)
+        found, slope, aux = _accumulated(program, function, len(wanted), free, aux, columns, chunk)
+        losses = losses.at[jnp.array([names.index(t) for t in wanted])].add(found)
+        gradient = jax.tree.map(jnp.add, gradient, slope) if gradient else slope
+    gradient = gradient or jax.tree.map(jnp.zeros_like, free)
+    if program.world > 1:
+        losses, gradient, aux = _over_workers(program, losses, gradient, aux, touched)
+    return losses, gradient, aux
+
+
+def flat(tree: Mapping[str, Array]) -> Array:
+    """One vector, parameters sorted by name."""
+    return jnp.concatenate([jnp.reshape(tree[name], -1) for name in sorted(tree)])
+
+
+def unflat(vector: Array, like: Mapping[str, Array]) -> Tree:
+    """The opposite of `flat`."""
+    out, at = {}, 0
+    for name in sorted(like):
+        size = like[name].size
+        out[name] = jnp.reshape(vector[at : at + size], like[name].shape)
+        at += size
+    return out
+
+
+BatchLoss = Callable[[Tree, Tree, Columns], tuple[Array, tuple[Array, Tree]]]
+
+
+def _batch_loss(
+    program: Program,
+    held: Tree,
+    batch: str,
+    weights: Mapping[str, Array],
+    context: Context,
+    n: int,
+    touched: set[str],
+) -> BatchLoss:
+    """(free, aux, columns) -> their share in the weighted sum of means over n samples, and (share by term, new aux).
+
+    Names of aux that the task writes are added to `touched`.
+    """
+
+    def share(free: Tree, aux: Tree, columns: Columns) -> tuple[Array, tuple[Array, Tree]]:
+        now = Context(context.constants, aux, context.key, True, {})
+        with present(now):
+            values = program.task.per_sample(OPS, {**held, **free}, batch, columns, now)
+        values = program.values_of(batch, values)
+        found = jnp.stack([_mean_share(program, batch, name, values[name], n) for name in weights])
+        touched.update(now.updates)
+        return sum(w * found[i] for i, w in enumerate(weights.values())), (found, aux | _updates(aux, now.updates))
+
+    return share
+
+
+def _mean_share(program: Program, batch: str, name: str, value: Any, n: int) -> Array:
+    """The share of these samples in the mean over all n; a term that reduces itself counts once over all workers."""
+    share = jnp.zeros((), program.dtype)
+    for part in value if isinstance(value, tuple) else (value,):
+        part = jnp.asarray(part).astype(program.dtype)
+        part = part * part if program.kinds[name] == "residual" else part
+        if part.ndim == 0 and not program.task.reduced(batch):
+            raise UserError(
+                f"the term {name!r} gives one number for all samples; it must give one value per sample, or the task "
+                "must say `reduced` for their batch"
+            )
+        share = share + (part / program.world if part.ndim == 0 else jnp.sum(part) / n)
+    return share
+
+
+def _updates(aux: Tree, updates: Mapping[str, Array]) -> Tree:
+    """New values of aux as they are stored: without a gradient, in type and shape of the old ones."""
+    for name in updates:
+        if name not in aux:
+            raise UserError(
+                f"the task writes {name!r} into context.updates, which its aux() does not have{nearest(name, aux)}"
+            )
+    return {
+        name: jnp.broadcast_to(jax.lax.stop_gradient(jnp.asarray(value)).astype(aux[name].dtype), aux[name].shape)
+        for name, value in updates.items()
+    }
+
+
+def _accumulated(
+    program: Program, function: BatchLoss, terms: int, free: Tree, aux: Tree, columns: Columns, chunk: int
+) -> tuple[Array, Tree, Tree]:
+    """Losses, gradient and aux of one batch, in passes of `chunk` samples."""
+    samples = _count(columns)
+    value_and_gradient = jax.value_and_grad(function, has_aux=True)
+    if chunk == samples:
+        (_, (losses, aux)), gradient = value_and_gradient(free, aux, columns)
+        return losses, gradient, aux
+
+    def one_pass(carry: tuple[Array, Tree, Tree], part: Columns) -> tuple[tuple[Array, Tree, Tree], None]:
+        losses, gradient, aux = carry
+        (_, (found, aux)), slope = value_and_gradient(free, aux, part)
+        return (losses + found, jax.tree.map(jnp.add, gradient, slope), aux), None
+
+    zero = (jnp.zeros(terms, program.dtype), jax.tree.map(jnp.zeros_like, free), aux)
+    parts = {k: v.reshape(samples // chunk, chunk, *v.shape[1:]) for k, v in columns.items()}
+    return jax.lax.scan(one_pass, zero, parts)[0]
+
+
+def passes(program: Program, batch: str, samples: int) -> int:
+    """Samples per pass of a training batch of this worker."""
+    task = program.task
+    asked = None if task.reduced(batch) else task.chunk(batch)
+    itemsize = np.dtype(program.precision).itemsize
+    return chunk_size(samples, asked, task.width(batch), itemsize, program.platform, per_call=False)
+
+
+def _count(columns: Columns) -> int:
+    return next(iter(columns.values())).shape[0]
+
+
+def _over_workers(
+    program: Program, losses: Array, gradient: Tree, aux: Tree, touched: set[str]
+) -> tuple[Array, Tree, Tree]:
+    """Sums over the workers through one buffer; floating aux that changed becomes the workers' mean."""
+    moving = {k: aux[k] for k in sorted(touched) if jnp.issubdtype(aux[k].dtype, jnp.floating)}
+    shares = {k: v.astype(program.dtype) / program.world for k, v in moving.items()}
+    tree = {"losses": losses} | _under("gradient/", gradient) | _under("aux/", shares)
+    summed = unflat(total(flat(tree)), tree)
+    aux = aux | {k: summed["aux/" + k].astype(v.dtype) for k, v in moving.items()}
+    return summed["losses"], {k: summed["gradient/" + k] for k in gradient}, aux
+
+
+def _under(prefix: str, tree: Tree) -> Tree:
+    return {prefix + name: value for name, value in tree.items()}

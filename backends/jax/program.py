@@ -1,0 +1,133 @@
+"""What a compiled function depends on besides its arrays: a hashable description, the static argument of every jit.
+
+Two backends of one process whose descriptions are equal share compiled functions. A task that has a `signature` (a
+hashable value; equal ones promise equal programs, so it leaves out constants, which are traced) is compared by it,
+any other task by identity.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import jax.numpy as jnp
+
+from backends.errors import UserError, nearest
+from backends.protocol import Settings, columns_of, precision_of
+from backends.spec import Lbfgs, Precision, SsBroyden, Stage
+from backends.task import Task, trainable, trained_terms
+
+Array = Any
+Tree = dict[str, Any]
+
+TRACED: Counter[tuple[Program, str]] = Counter()
+"""How often each function was traced, which JAX does once per compilation."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """One task in one precision on one kind of device; with a stage where the function trains."""
+
+    identity: Hashable
+    precision: Precision
+    platform: str
+    world: int
+    kind: str = ""
+    """Of the stage; empty in functions that only read a state."""
+    stage: Lbfgs | SsBroyden | None = None
+    """A quasi-Newton stage without name and length: its memory, searches and tolerance shape the program."""
+    columns: tuple[str, ...] = ()
+    """Of the knob table."""
+    task: Task = field(compare=False, repr=False, kw_only=True)
+    warn: Callable[[str], None] = field(compare=False, repr=False, kw_only=True)
+    compiled: bool = field(compare=False, repr=False, kw_only=True)
+    """False: every call runs the Python text."""
+
+    @property
+    def dtype(self) -> Any:
+        return jnp.float32 if self.precision == "float32" else jnp.float64
+
+    @cached_property
+    def trained(self) -> tuple[str, ...]:
+        """Names of the trained terms, in order."""
+        return tuple(t.name for t in trained_terms(self.task.terms))
+
+    @cached_property
+    def kinds(self) -> dict[str, str]:
+        """Term -> residual or loss."""
+        return {t.name: t.kind for t in self.task.terms}
+
+    def terms_of(self, batch: str) -> tuple[str, ...]:
+        """The trained terms of one batch."""
+        return tuple(t.name for t in trained_terms(self.task.terms) if t.batch == batch)
+
+    @staticmethod
+    def split(params: Mapping[str, Array]) -> tuple[Tree, Tree]:
+        """(trained, frozen) parameters."""
+        free = {k: v for k, v in params.items() if trainable(k)}
+        return free, {k: v for k, v in params.items() if k not in free}
+
+    def numbers(self, values: Mapping[str, Array]) -> Tree:
+        """Traced scalars in the precision of the program."""
+        return {k: jnp.asarray(v).astype(self.dtype) for k, v in values.items()}
+
+    def values_of(self, batch: str, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What a task returned for a batch, checked: known terms, all trained ones there, in the right precision."""
+        for name, value in values.items():
+            if name not in self.kinds:
+                raise UserError(
+                    f"per_sample of {batch!r} returns {name!r}, which is no term{nearest(name, self.kinds)}"
+                )
+            for part in value if isinstance(value, tuple) else (value,):
+                if self.precision == "float32" and getattr(part, "dtype", None) == jnp.float64:
+                    self.warn(
+                        f"the term {name!r} is computed in float64 in a float32 stage, which is slow: there is a numpy "
+                        "number such as np.sqrt(2) in it; write math.sqrt(2) or f.ops.sqrt"
+                    )
+        missing = [t for t in self.terms_of(batch) if t not in values]
+        if missing:
+            raise UserError(
+                f"per_sample of {batch!r} does not return the term {missing[0]!r}; it gives {sorted(values)}"
+            )
+        return values
+
+    def note(self, function: str) -> None:
+        """Called by the Python text of a function, which runs when it is compiled: counts compilations."""
+        if self.compiled:
+            TRACED[(self, function)] += 1
+
+
+@dataclass(frozen=True, eq=False)
+class _ThisTask:
+    """Stands for a task that has no signature: equal to nothing but itself."""
+
+    task: Task
+
+
+def programs(task: Task, stages: Sequence[Stage], settings: Settings) -> tuple[Program, ...]:
+    """One description per stage."""
+    signature = getattr(task, "signature", None)
+    identity = (type(task), signature) if signature is not None else _ThisTask(task)
+    found = []
+    for stage in stages:
+        structure = None
+        if isinstance(stage, Lbfgs | SsBroyden):
+            structure = stage.model_copy(update={"name": stage.kind, "steps": 1})
+        found.append(
+            Program(
+                identity,
+                precision_of(stage, None),
+                settings.device.partition(":")[0],
+                settings.world.size,
+                stage.kind,
+                structure,
+                columns_of(stage, task, settings.clip),
+                task=task,
+                warn=settings.warn,
+                compiled=settings.compile != "never" or settings.world.size > 1,
+            )
+        )
+    return tuple(found)

@@ -1,0 +1,152 @@
+"""n optimizer steps in one compiled function: gradient, update, guard, for n that is an argument.
+
+    state, rows = STEPS(program, state, n, table, fixed, stacked, stamps, seed, start)
+
+A state is `{"params", "aux", "optimizer", "constants"}`. The number of steps, all knobs, constants, seeds and samples
+are arguments, so one compilation serves a whole stage, and every backend of the process whose program is equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from backends import quasi
+from backends.jax import first_order, quasi_newton
+from backends.jax.distributed import mesh, spec
+from backends.jax.gradient import loss_and_gradient
+from backends.jax.program import Program
+from backends.jax.samples import axes, of_step
+from backends.task import Context
+
+Array = Any
+Tree = dict[str, Any]
+
+
+def steps(
+    program: Program,
+    state: Tree,
+    n: Array,
+    table: Array,
+    fixed: Mapping[str, Any],
+    stacked: Mapping[str, Any],
+    stamps: Array,
+    seed: Array,
+    start: Array,
+) -> tuple[Tree, Tree]:
+    """The state after n steps; per step `losses`, `ok`, `evaluations`; how many were `done`, and why not n (`ended`).
+
+    table: [capacity, columns] in float64; stamps: [capacity], a number that changes with the samples.
+    """
+    program.note("step")
+    function = partial(_steps, program)
+    if program.world > 1:
+        whole = spec(None)
+        split = jax.tree.map(spec, axes(program.task, fixed, stacked), is_leaf=lambda x: x is None)
+        function = jax.shard_map(
+            function,
+            mesh=mesh(program.world),
+            in_specs=(whole, whole, whole, *split, whole, whole, whole),
+            out_specs=whole,
+            check_vma=False,
+        )
+    return function(state, n, table, fixed, stacked, stamps, seed, start)
+
+
+STEPS = jax.jit(steps, static_argnums=0, donate_argnums=1)
+
+
+def _steps(
+    program: Program,
+    state: Tree,
+    n: Array,
+    table: Array,
+    fixed: Mapping[str, Any],
+    stacked: Mapping[str, Any],
+    stamps: Array,
+    seed: Array,
+    start: Array,
+) -> tuple[Tree, Tree]:
+    capacity = table.shape[0]
+    rows = {
+        "losses": jnp.zeros((capacity, len(program.trained)), program.dtype),
+        "ok": jnp.ones(capacity, jnp.bool_),
+        "evaluations": jnp.zeros(capacity, jnp.int64),
+    }
+
+    def going_on(carry: tuple[Tree, Tree, Array, Array]) -> Array:
+        return (carry[2] < n) & (carry[3] == quasi.GOING_ON)
+
+    def body(carry: tuple[Tree, Tree, Array, Array]) -> tuple[Tree, Tree, Array, Array]:
+        state, rows, i, _ = carry
+        knobs = dict(zip(program.columns, table[i], strict=True))
+        constants = {k.removeprefix("task/"): v for k, v in knobs.items() if k.startswith("task/")}
+        context = Context(program.numbers(constants), state["aux"], (seed, start + i))
+        batches = of_step(fixed, stacked, i)
+        advance = _first_order if program.stage is None else _quasi_newton
+        state, row = advance(program, state, program.numbers(knobs), constants, context, batches, stamps[i])
+        ended = row.pop("ended")
+        return state, {k: rows[k].at[i].set(row[k]) for k in rows}, i + 1, ended
+
+    zero = jnp.zeros((), jnp.int64)
+    state, rows, done, ended = jax.lax.while_loop(going_on, body, (state, rows, zero, zero + quasi.GOING_ON))
+    return state, rows | {"done": done, "ended": ended}
+
+
+def _first_order(
+    program: Program,
+    state: Tree,
+    knobs: Tree,
+    constants: Tree,
+    context: Context,
+    batches: Mapping[str, Any],
+    stamp: Array,
+) -> tuple[Tree, Tree]:
+    """One step; where loss or gradient is not finite, the state as it was."""
+    losses, gradient, aux = loss_and_gradient(program, state["params"], _weights(knobs), context, batches)
+    ok = _finite(losses) & jnp.all(jnp.stack([_finite(g) for g in gradient.values()]))
+    free, held = program.split(state["params"])
+    free, optimizer = first_order.update(program.kind, gradient, state["optimizer"], free, knobs)
+    new = {"params": {**held, **free}, "aux": aux, "optimizer": optimizer, "constants": constants}
+    state = jax.tree.map(lambda new, old: jnp.where(ok, new, old), new, state)
+    one = jnp.ones((), jnp.int64)
+    return state, {"losses": losses, "ok": ok, "evaluations": one, "ended": one * quasi.GOING_ON}
+
+
+def _quasi_newton(
+    program: Program,
+    state: Tree,
+    knobs: Tree,
+    constants: Tree,
+    context: Context,
+    batches: Mapping[str, Any],
+    stamp: Array,
+) -> tuple[Tree, Tree]:
+    """One iteration. `aux` stays as it is: the loss must be a function of the parameters alone."""
+    assert program.stage is not None
+    free, held = program.split(state["params"])
+    weights = _weights(knobs)
+
+    def value_and_gradient(free: Tree) -> tuple[Array, Tree]:
+        return loss_and_gradient(program, {**held, **free}, weights, context, batches)[:2]
+
+    free, optimizer, losses, evaluations, ended = quasi_newton.update(
+        program.stage, value_and_gradient, state["optimizer"], free, weights, context.constants, stamp
+    )
+    ok = ended != quasi.NOT_FINITE
+    constants = {k: jnp.where(ok, v, state["constants"][k]) for k, v in constants.items()}
+    new = {"params": {**held, **free}, "aux": state["aux"], "optimizer": optimizer, "constants": constants}
+    row = {"losses": losses, "ok": ok, "evaluations": evaluations, "ended": jnp.where(ok, ended, quasi.GOING_ON)}
+    return new, row
+
+
+def _weights(knobs: Mapping[str, Array]) -> Tree:
+    return {k.removeprefix("weight/"): v for k, v in knobs.items() if k.startswith("weight/")}
+
+
+def _finite(x: Array) -> Array:
+    return jnp.all(jnp.isfinite(x))
