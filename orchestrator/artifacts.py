@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 import uuid
@@ -57,30 +58,48 @@ def _send(client: MlflowClient, run_id: str, folder: Path, file: Path, sent: Sen
 
 
 def send_figure(client: MlflowClient, run_id: str, folder: Path, event: Mapping[str, Any], sent: Sent) -> None:
-    """Upload a figure as a plain file, and as an image with a step, which MLflow's pages show with a slider.
+    """Upload a figure: its newest form as `figures/<name>.png`, and each step as an image with a slider.
 
-    `MlflowClient.log_image` gives each upload a random name; ours follows from key and step, so a second upload
-    replaces the first. The names are those of MLflow 3.17: `images/<key>+step+<n>+timestamp+<ms>+<uuid>.png`, and a
-    small copy beside it. A resumed run draws the same figure again: the first stays.
+    MLflow's chart pages show an image at step 0 until the slider is moved, so the newest form is also the only step of
+    a key of its own, `latest/<name>`. A resumed run draws the same figure again: the first one stays.
     """
-    path, key, step = folder / str(event.get("path")), str(event.get("key")), int(event.get("step") or 0)
-    if not path.is_relative_to(folder) or not path.is_file():
+    path, step = folder / str(event.get("path")), int(event.get("step") or 0)
+    key = str(event.get("key") or path.stem)
+    if not path.is_relative_to(folder) or not path.is_file() or sent.steps.get(f"image:{key}", -1) >= step:
         return
+    name = re.sub(r"-\d+$", "", path.stem)
     for file in sorted(p for p in path.parent.glob(f"{path.stem}.*") if p.suffix != ".npz"):
-        _send(client, run_id, folder, file, sent)
-    if path.suffix != ".png" or sent.steps.get(f"image:{key}", -1) >= step:
-        return
-    milliseconds = int(float(event.get("time") or 0) * 1000)
-    same = uuid.uuid5(uuid.UUID(run_id), f"{key}/{step}")
-    stem = f"{key.replace('/', '~')}+step+{step}+timestamp+{milliseconds}+{same}"
-    with tempfile.TemporaryDirectory() as temporary:
-        large, small = Path(temporary) / f"{stem}.png", Path(temporary) / f"{stem}+compressed.webp"
-        shutil.copyfile(path, large)
-        _preview(path, small)
-        client.log_artifact(run_id, str(large), "images")
-        client.log_artifact(run_id, str(small), "images")
-    client.set_tag(run_id, "mlflow.loggedImages", "True")
+        _send_as(client, run_id, file, f"{path.parent.name}/{name}{file.suffix}")
+    if path.suffix == ".png":
+        milliseconds = int(float(event.get("time") or 0) * 1000)
+        _send_image(client, run_id, path, key, step, milliseconds)
+        _send_image(client, run_id, path, f"latest/{key.removeprefix('figures/')}", 0, 1)
+        client.set_tag(run_id, "mlflow.loggedImages", "True")
     sent.steps[f"image:{key}"] = step
+
+
+def _send_image(client: MlflowClient, run_id: str, png: Path, key: str, step: int, milliseconds: int) -> None:
+    """Upload as `MlflowClient.log_image` does, but under names that follow from key and step.
+
+    `log_image` gives each upload a random name, so that a repeated one would appear twice. The names are those of
+    MLflow 3.17: `images/<key>+step+<n>+timestamp+<ms>+<uuid>.png`, and a small copy beside it.
+    """
+    same = uuid.uuid5(uuid.UUID(run_id), f"{key}/{step}")
+    stem = f"images/{key.replace('/', '~')}+step+{step}+timestamp+{milliseconds}+{same}"
+    _send_as(client, run_id, png, f"{stem}.png")
+    with tempfile.TemporaryDirectory() as temporary:
+        small = Path(temporary) / "small.webp"
+        _preview(png, small)
+        _send_as(client, run_id, small, f"{stem}+compressed.webp")
+
+
+def _send_as(client: MlflowClient, run_id: str, file: Path, name: str) -> None:
+    """Upload a file under another name (MLflow takes the name from the file)."""
+    parent, _, last = name.rpartition("/")
+    with tempfile.TemporaryDirectory() as temporary:
+        copy = Path(temporary) / last
+        shutil.copyfile(file, copy)
+        client.log_artifact(run_id, str(copy), parent or None)
 
 
 def _preview(source: Path, target: Path) -> None:

@@ -25,6 +25,7 @@ __all__ = [
     "create",
     "find",
     "list_runs",
+    "owner",
     "read_json",
     "read_jsonl",
     "status",
@@ -266,6 +267,11 @@ def acquire(folder: RunFolder) -> Iterator[None]:
         done.set()
         thread.join(timeout=1)
         folder.lock.unlink(missing_ok=True)
+
+
+def owner(folder: RunFolder) -> dict[str, Any] | None:
+    """Who runs it now (`pid`, `host`, `since`); None where nobody does."""
+    return _owner(folder.lock)
 
 
 def _owner(lock: Path) -> dict[str, Any] | None:

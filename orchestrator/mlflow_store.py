@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
+from orchestrator.jsonl import read_json
 from orchestrator.saved_view import experiment_tags
-from orchestrator.spool import read_json
 from orchestrator.tracking import TAG
 from orchestrator.tracking_uri import sqlite_file
 

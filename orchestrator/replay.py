@@ -6,7 +6,6 @@ fixed names, parameters and tags are sent again unchanged: so everything may be 
 
 from __future__ import annotations
 
-import json
 import math
 import posixpath
 import re
@@ -16,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator import artifacts
+from orchestrator.jsonl import read_json, write_json
 from orchestrator.mlflow_store import StoreRefused, experiment_id, first_contact, known_run, run_of
-from orchestrator.spool import EVENTS, METRIC_STREAMS, Sent, complete_lines, points, read_json
+from orchestrator.spool import EVENTS, METRIC_STREAMS, Sent, complete_lines, points
 from orchestrator.summary import note
 from orchestrator.tracking import TAG
 
@@ -64,9 +64,7 @@ class Replay:
             "uri": uri,
             "artifact_uri": run.info.artifact_uri,
         }
-        temporary = self.folder / ".mlflow.json.new"
-        temporary.write_text(json.dumps(known), encoding="utf-8")
-        temporary.replace(self.folder / "mlflow.json")
+        write_json(self.folder / "mlflow.json", known)
         return str(run.info.run_id)
 
     def _begin(self) -> None:

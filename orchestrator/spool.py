@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from orchestrator.jsonl import read_json, write_json
+
 METRIC_STREAMS = ("metrics.jsonl", "system.jsonl")
 EVENTS = "events.jsonl"
 CHUNK_BYTES = 1 << 20
@@ -66,10 +68,8 @@ class Sent:
 
     def save(self, folder: Path) -> None:
         """Replace `upload.json` atomically. A full disk is survived: what is not noted is sent again."""
-        temporary = folder / ".upload.json.new"
         try:
-            temporary.write_text(json.dumps(asdict(self)), encoding="utf-8")
-            temporary.replace(folder / "upload.json")
+            write_json(folder / "upload.json", asdict(self))
         except OSError:
             self.error = self.error or "upload.json can't be written"
 
@@ -127,17 +127,3 @@ def points(record: Mapping[str, Any], steps: Mapping[str, int]) -> Iterator[tupl
         for name, value in metrics.items():
             if step > steps.get(name, -1):
                 yield name, value, milliseconds, step
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file of the run folder; {} where it is missing or unreadable (it may be on its way)."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def owner(folder: Path) -> int | None:
-    """The process that runs the run, from its LOCK; None where nobody does."""
-    return None

@@ -7,8 +7,6 @@ shows its tab "System metrics" although nothing here knows MLflow.
 from __future__ import annotations
 
 import importlib
-import json
-import os
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -16,6 +14,8 @@ from pathlib import Path
 from typing import Any, Self
 
 import psutil
+
+from orchestrator.jsonl import Lines, read_jsonl
 
 Read = Callable[[], Mapping[str, float]]
 _FIRST_S = 1.0
@@ -104,7 +104,7 @@ class SystemMetrics:
     """
 
     def __init__(self, file: Path, every_s: float = 10.0, *, reads: tuple[Read, ...] | None = None) -> None:
-        self._file, self._every_s = file, every_s
+        self._lines, self._every_s = Lines(file), every_s
         if reads is None:
             devices = accelerators()
             reads = (machine(file.parent), *((devices,) if devices else ()))
@@ -135,27 +135,10 @@ class SystemMetrics:
                 metrics |= read()
             except (OSError, psutil.Error):  # a disk or a counter that went away
                 continue
-        line = json.dumps({"step": self._step, "time": time.time(), "metrics": metrics}) + "\n"
-        try:
-            target = os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-            try:
-                os.write(target, line.encode())
-            finally:
-                os.close(target)
-        except OSError:
-            return
+        self._lines.append({"step": self._step, "time": time.time(), "metrics": metrics})
         self._step += 1
 
 
 def _next_step(file: Path) -> int:
-    """One more than the last step in `file`; 0 where it is new or its last line is torn."""
-    try:
-        lines = file.read_bytes().splitlines()
-    except OSError:
-        return 0
-    for line in reversed(lines):
-        try:
-            return int(json.loads(line)["step"]) + 1
-        except (ValueError, KeyError, TypeError):
-            continue
-    return 0
+    """One more than the last step in `file`; 0 where it is new."""
+    return max((int(record["step"]) for record in read_jsonl(file)[0] if "step" in record), default=-1) + 1

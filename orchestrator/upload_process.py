@@ -11,9 +11,10 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from orchestrator.folder import RunFolder, owner
 from orchestrator.mlflow_store import StoreRefused
 from orchestrator.replay import MLFLOW_STATUS, Replay
-from orchestrator.spool import Sent, State, owner
+from orchestrator.spool import Sent, State
 
 POLL_S = 1.0
 HEARTBEAT_S = 5.0
@@ -93,15 +94,15 @@ class Loop:
         if self.sent.final > self.since:
             replay.close(self.sent.status)
             return True
-        running = owner(self.folder)
+        running = owner(RunFolder(self.folder))
         if self.once or self._told_to_leave():
             if running is None:
                 self._close_abandoned(replay)
             return True
         if self.closed_at is None:
             return False
-        if running is not None and running != self.parent:
-            return True  # resumed by somebody who has an uploader of his own
+        if running is not None and running.get("pid") != self.parent:
+            return True  # resumed by a process that has an uploader of its own
         if running is None and time.monotonic() - self.closed_at > GRACE_S:
             self._close_abandoned(replay)
             return True

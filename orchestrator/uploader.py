@@ -20,8 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.jsonl import read_json
 from orchestrator.mlflow_store import environment
-from orchestrator.spool import EVENTS, Sent, backlog, read_json
+from orchestrator.spool import EVENTS, Sent, backlog
 
 if TYPE_CHECKING:
     from orchestrator.folder import RunFolder
