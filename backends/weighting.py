@@ -1,205 +1,238 @@
-"""Weights of the loss terms: fixed, balanced by gradient norms, or by the progress of the losses.
+"""Weights of the loss terms: fixed, or set anew every so many steps from what the run has seen.
 
-Each rule is a pair of pure numpy functions over an explicit state. Every rule is bounded: a weight stays within
-[`low`, `high`] times the mean of all, so none runs away, and what is not finite changes nothing.
+A strategy is a pair of pure functions on the host, `init(terms) -> state` and `update(state, *, step, seen, seed) ->
+(state, weights)`; the state is plain JSON and goes into the checkpoint. Weights are live values: a new one is
+compiled nowhere. No weight runs away: each stays within [low, high], and where something seen is not finite all
+weights stay as they are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from pydantic_core import PydanticCustomError
 
+from backends import randomness
 from backends.errors import UserError, nearest
-from backends.randomness import generator
-from backends.spec import Leaf
+from backends.spec import Fraction, Leaf
 
-Weights = dict[str, float]
+State = dict[str, Any]
+Seen = Mapping[str, NDArray[np.float64]]
+"""What a strategy needs, by name, one value per trained term in order: `losses`, `grad_norms`."""
+# strict: a dict's values are not seen by the Leaf's own check, and `true` is no weight.
+Weight = Annotated[float, Field(ge=0, strict=True)]
 
 
-class _Rule(Leaf):
+class FixedWeights(Leaf):
+    """The weights of the file."""
+
     needs: ClassVar[frozenset[str]] = frozenset()
-    """What `update` must be shown: any of losses, grad_norms."""
-
-    values: dict[str, NonNegativeFloat] = {}
-    """Weight of each term by name (where the rule adapts them: at the start). Default: 1."""
-
-    def start(self, terms: Sequence[str]) -> Weights:
-        """The weights before the first step."""
-        return {term: float(self.values.get(term, 1.0)) for term in terms}
-
-
-class FixedWeights(_Rule):
-    """Weights that stay as they are."""
-
     kind: Literal["fixed"] = "fixed"
+    values: dict[str, Weight] = Field(default_factory=dict)
+    """Weight of each term; 1 for terms that are not named. 0 leaves a term out of the loss."""
 
-    @model_validator(mode="after")
-    def _something_to_train_on(self) -> FixedWeights:
-        if self.values and not any(self.values.values()):
-            raise PydanticCustomError("own_weights", "every weight is 0: there would be nothing to train on")
-        return self
+    def init(self, terms: Sequence[str]) -> State:
+        """The weights before the first step."""
+        return _start(self.values, terms)
+
+    def update(self, state: State, *, step: int, seen: Seen, seed: int) -> tuple[State, dict[str, float]]:
+        """The same weights."""
+        return state, dict(state["weights"])
 
 
-class _Adaptive(_Rule):
+class _Adaptive(Leaf):
+    """What the strategies that move weights have in common."""
+
+    values: dict[str, Weight] = Field(default_factory=dict)
+    """Weight of each term before the first update; 1 for terms that are not named."""
     every: PositiveInt = 100
     """Optimizer steps between updates."""
-    low: Annotated[float, Field(gt=0, le=1)] = 1e-3
-    """Smallest weight, as a fraction of the mean weight."""
-    high: Annotated[float, Field(ge=1)] = 1e3
-    """Largest weight, as a multiple of the mean weight."""
+    low: PositiveFloat = 1e-3
+    """No weight falls below this."""
+    high: PositiveFloat = 1e3
+    """No weight rises above this."""
+
+    @model_validator(mode="after")
+    def _bounded(self) -> _Adaptive:
+        if self.low >= self.high:
+            raise PydanticCustomError(
+                "bounds",
+                "low ({low}) must be below high ({high})",
+                {"low": self.low, "high": self.high, "path": "weights.low"},
+            )
+        for name, value in self.values.items():
+            if not self.low <= value <= self.high:
+                raise PydanticCustomError(
+                    "bounds",
+                    "'{name}' starts at {value}, outside of its bounds {low} and {high}; change `low`, `high` or the value",
+                    {
+                        "name": name,
+                        "value": value,
+                        "low": self.low,
+                        "high": self.high,
+                        "path": f"weights.values.{name}",
+                    },
+                )
+        return self
+
+    def init(self, terms: Sequence[str]) -> State:
+        """The weights before the first step."""
+        return _start(self.values, terms)
 
 
 class GradientNorms(_Adaptive):
-    """Balances the norms of the terms' gradients: w_k = sum_j |g_j| / |g_k| (Wang et al., arXiv 2308.08468).
+    """Weights that make the gradients of all terms equally long (Wang et al., arXiv 2308.08468, algorithm 1).
 
-    Moving average with factor `alpha`; the mean weight is kept at that of `values`.
+    lambda_i = mean_j |grad L_j| / |grad L_i|, smoothed by a moving average. The paper has the sum in place of the
+    mean; with the mean (as in the authors' code) equal gradients have the weight 1, and the lengths of the weighted
+    gradients add up to those of the unweighted ones. A term whose gradient is exactly 0 keeps its weight and does
+    not count in the mean.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"grad_norms"})
     kind: Literal["gradient_norms"] = "gradient_norms"
-    alpha: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """How much of the old weights is kept at each update."""
+    alpha: Fraction = 0.9
+    """Share of the old weight in the new one."""
+
+    def update(self, state: State, *, step: int, seen: Seen, seed: int) -> tuple[State, dict[str, float]]:
+        """One step of the moving average towards the balanced weights. `seen["grad_norms"]`: [terms]."""
+        old = _vector(state["weights"])
+        norms = np.asarray(seen["grad_norms"], dtype=np.float64)
+        alive = norms > 0
+        if not np.isfinite(norms).all() or not alive.any():
+            return state, dict(state["weights"])
+        with np.errstate(over="ignore", divide="ignore"):
+            balanced = np.where(alive, norms[alive].mean() / norms, old)
+        return _settled(state, self.alpha * old + (1 - self.alpha) * np.clip(balanced, self.low, self.high), self)
 
 
 class ReLoBRaLo(_Adaptive):
     """Relative loss balancing with random lookback (Bischof and Kraus, arXiv 2110.09813, section 3.3).
 
-    Weights are a softmax of each loss's progress, over the last update or (with probability 1 - `rho`) since the
-    start, times the number of terms; terms that progress slowly gain.
+    A term that has fallen less than the others gets more weight:
+
+        balanced(t, s) = K * softmax_i( L_i(t) / (temperature * L_i(s)) )              K terms, so they add up to K
+        lambda(t) = alpha * (rho * lambda(t-1) + (1 - rho) * balanced(t, 0)) + (1 - alpha) * balanced(t, t-1)
+
+    rho is 1 with probability `beta`, else 0: now and then the run looks back to its beginning. t counts updates, not
+    steps; the paper's 0.999 per step is 0.9 per 100 steps. Weights that started with the sum K keep it, up to the
+    bounds. It is made for terms that are not negative: a term that was 0 or less at s counts as unchanged.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"losses"})
     kind: Literal["relobralo"] = "relobralo"
-    alpha: Annotated[float, Field(ge=0, lt=1)] = 0.95
-    """How much of the old weights is kept at each update."""
-    rho: Annotated[float, Field(ge=0, le=1)] = 0.99
-    """Expected share of updates that look back at the last one only, not at the start."""
+    alpha: Fraction = 0.9
+    """Share of the past in the new weights."""
+    beta: Annotated[float, Field(ge=0, le=1)] = 0.9
+    """Probability that the past is the last weights and not the run's beginning (E[rho] in the paper)."""
     temperature: PositiveFloat = 0.1
-    """Of the softmax: small values favour the slowest term, large ones weigh all alike."""
+    """Small values give nearly all weight to the term that fell least, large ones weigh all alike."""
+
+    def init(self, terms: Sequence[str]) -> State:
+        """The weights before the first step; losses to compare with come with the first update."""
+        return {**_start(self.values, terms), "first": None, "last": None}
+
+    def update(self, state: State, *, step: int, seen: Seen, seed: int) -> tuple[State, dict[str, float]]:
+        """Weights from the losses now, at the last update and at the first one. `seen["losses"]`: [terms]."""
+        losses = np.asarray(seen["losses"], dtype=np.float64)
+        if not np.isfinite(losses).all():
+            return state, dict(state["weights"])
+        first, last = state["first"] or losses.tolist(), state["last"]
+        after = {**state, "first": first, "last": losses.tolist()}
+        if last is None:
+            return after, dict(state["weights"])
+        old = _vector(state["weights"])
+        if randomness.generator(seed, "relobralo", step).random() >= self.beta:
+            old = self._balanced(losses, first)
+        return _settled(after, self.alpha * old + (1 - self.alpha) * self._balanced(losses, last), self)
+
+    def _balanced(self, now: NDArray[np.float64], then: Sequence[float]) -> NDArray[np.float64]:
+        past = np.asarray(then)
+        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+            ratio = np.where(past > 0, now / past, 1.0) / self.temperature
+        ratio = np.minimum(ratio, 1e300)  # a term that came from almost nothing: infinitely worse is very much worse
+        grown = np.exp(ratio - ratio.max())
+        return len(now) * grown / grown.sum()
 
 
 WeightsSpec = Annotated[FixedWeights | GradientNorms | ReLoBRaLo, Field(discriminator="kind")]
+"""`weights:` of an experiment file."""
 
 
 def check(spec: FixedWeights | GradientNorms | ReLoBRaLo, terms: Sequence[str]) -> None:
-    """Raises UserError where a weight is given for a term that the loss does not have."""
+    """Raise UserError where `values` names a term that is not trained, or leaves nothing to train on."""
     for name in spec.values:
         if name not in terms:
-            raise UserError(f"the loss has no term {name!r}{nearest(name, terms)}", path=f"weights.values.{name}")
+            raise UserError(
+                f"{name!r} is not a loss term of this task{nearest(name, terms)}", path=f"weights.values.{name}"
+            )
+    if not any(_start(spec.values, terms)["weights"].values()):
+        raise UserError(
+            "the weight of every term is 0: there is nothing to train on; give one of them a positive weight",
+            path="weights.values",
+        )
 
 
-def init(spec: FixedWeights | GradientNorms | ReLoBRaLo, terms: Sequence[str]) -> dict[str, Any]:
-    """The state before the first update: JSON-able."""
-    return {"weights": spec.start(terms), "first": None, "last": None}
-
-
-def update(
-    spec: FixedWeights | GradientNorms | ReLoBRaLo,
-    state: Mapping[str, Any],
-    *,
-    seed: int,
-    step: int,
-    seen: Mapping[str, NDArray[np.float64]],
-) -> dict[str, Any]:
-    """The next state. `seen` holds what `spec.needs` names, one number per term; unchanged where it is not finite."""
-    names = list(state["weights"])
-    old = np.array([state["weights"][k] for k in names])
-    if isinstance(spec, GradientNorms):
-        norms = np.asarray(seen["grad_norms"], np.float64)
-        if not np.isfinite(norms).all() or not norms.any():
-            return dict(state)
-        target = norms.sum() / np.maximum(norms, norms.max() * 1e-12)
-        target *= _mean(spec, names) / _bounded(spec, target).mean()
-        weights = spec.alpha * old + (1 - spec.alpha) * _bounded(spec, target)
-        return {**state, "weights": dict(zip(names, _bounded(spec, weights).tolist()))}
-    if isinstance(spec, ReLoBRaLo):
-        return _relative_progress(spec, state, names, old, np.asarray(seen["losses"], np.float64), seed, step)
-    return dict(state)
-
-
-def _relative_progress(
-    spec: ReLoBRaLo,
-    state: Mapping[str, Any],
-    names: list[str],
-    old: NDArray[np.float64],
-    losses: NDArray[np.float64],
-    seed: int,
-    step: int,
-) -> dict[str, Any]:
-    """Equations 11 to 13 of the paper, with the number of terms as the sum of the weights."""
-    if not np.isfinite(losses).all():
-        return dict(state)
-    if state["first"] is None:
-        return {**state, "first": losses.tolist(), "last": losses.tolist()}
-    start = np.array([float(spec.values.get(k, 1.0)) for k in names])
-    since_last = start * _softmax(losses, np.array(state["last"]), spec.temperature)
-    since_first = start * _softmax(losses, np.array(state["first"]), spec.temperature)
-    look_back = generator(seed, "relobralo", step).random() >= spec.rho
-    history = since_first if look_back else old
-    weights = spec.alpha * history + (1 - spec.alpha) * since_last
-    return {**state, "weights": dict(zip(names, _bounded(spec, weights).tolist())), "last": losses.tolist()}
-
-
-def _softmax(now: NDArray[np.float64], then: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
-    ratio = now / np.maximum(temperature * then, np.finfo(np.float64).tiny)
-    ratio = np.minimum(ratio, 1e300)
-    e = np.exp(ratio - ratio.max())
-    return len(now) * e / e.sum()
-
-
-def _mean(spec: _Rule, names: Sequence[str]) -> float:
-    return float(np.mean([spec.values.get(k, 1.0) for k in names])) or 1.0
-
-
-def _bounded(spec: _Adaptive, weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    mean = weights.mean()
-    return np.clip(weights, spec.low * mean, spec.high * mean)
-
-
-@dataclass
 class Weighting:
-    """A rule with its state, as the loop holds it."""
+    """A strategy at work: its state, and the weights as they are now."""
 
-    spec: FixedWeights | GradientNorms | ReLoBRaLo
-    seed: int
-    kept: dict[str, Any] = field(default_factory=dict)
+    def __init__(self, spec: FixedWeights | GradientNorms | ReLoBRaLo, terms: Sequence[str], seed: int) -> None:
+        self.spec, self.terms, self.seed = spec, tuple(terms), seed
+        self._state = spec.init(self.terms)
 
     @classmethod
     def of(cls, spec: FixedWeights | GradientNorms | ReLoBRaLo, terms: Sequence[str], seed: int) -> Weighting:
-        """The rule before the first step. Raises UserError for unknown terms."""
+        """The strategy `spec` before the first step. Raises UserError where it does not suit the trained `terms`."""
         check(spec, terms)
-        return cls(spec, seed, init(spec, terms))
+        return cls(spec, terms, seed)
 
     @property
-    def weights(self) -> Weights:
-        """Present weights by term."""
-        return dict(self.kept["weights"])
-
-    @property
-    def every(self) -> int | None:
-        """Steps between updates; None where nothing is ever updated."""
-        return getattr(self.spec, "every", None)
+    def weights(self) -> dict[str, float]:
+        """The present weight of each trained term, in order."""
+        return dict(self._state["weights"])
 
     @property
     def needs(self) -> frozenset[str]:
-        """What `update` must be shown."""
+        """What `update` must be shown: some of `losses`, `grad_norms`."""
         return self.spec.needs
 
-    def update(self, step: int, seen: Mapping[str, NDArray[np.float64]]) -> Weights:
-        """Update and return the weights."""
-        self.kept = update(self.spec, self.kept, seed=self.seed, step=step, seen=seen)
-        return self.weights
+    @property
+    def every(self) -> int | None:
+        """Optimizer steps between updates; None where weights never change."""
+        return getattr(self.spec, "every", None)
 
-    def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
-        return dict(self.kept)
+    def update(self, step: int, seen: Seen) -> dict[str, float]:
+        """The weights after `step` steps, having seen what was needed."""
+        self._state, weights = self.spec.update(self._state, step=step, seen=seen, seed=self.seed)
+        return weights
+
+    def state(self) -> State:
+        """What a checkpoint keeps: plain JSON."""
+        return dict(self._state)
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Take up where the checkpoint left."""
-        self.kept = dict(state)
+        """Go on from what a checkpoint kept. Raises UserError where it belongs to other terms."""
+        kept = list(state["weights"])
+        if kept != list(self.terms):
+            raise UserError(
+                f"the checkpoint has weights of the terms {', '.join(kept)}, this task trains {', '.join(self.terms)}"
+            )
+        self._state = dict(state)
+
+
+def _start(values: Mapping[str, float], terms: Sequence[str]) -> State:
+    return {"weights": {term: float(values.get(term, 1.0)) for term in terms}}
+
+
+def _vector(weights: Mapping[str, float]) -> NDArray[np.float64]:
+    return np.fromiter(weights.values(), dtype=np.float64, count=len(weights))
+
+
+def _settled(state: State, weights: NDArray[np.float64], spec: _Adaptive) -> tuple[State, dict[str, float]]:
+    """The state with new weights, within the bounds."""
+    named = dict(zip(state["weights"], np.clip(weights, spec.low, spec.high).tolist(), strict=True))
+    return {**state, "weights": named}, dict(named)
