@@ -34,6 +34,8 @@ class Live:
     best: float = float("inf")
     latest: dict[str, float] = field(default_factory=dict)
     train_s: float = 0.0
+    rate: float = 0.0
+    """Steps per second of the last dispatch."""
     checkpoint: str | None = None
     stalled: bool = False
     """The quasi-Newton stage stalled at the last dispatch (a second time in a row ends it)."""
@@ -121,7 +123,8 @@ def _dispatch(plan: Plan, live: Live) -> tuple[Steps, bool]:
     began = time.perf_counter()
     live.state, steps = plan.backend.step(live.state, n, table, plan.feed, at.step)
     bad = steps.bad()  # fetches the rows: the clock stops when the device is done
-    live.train_s += time.perf_counter() - began
+    spent = time.perf_counter() - began
+    live.train_s, live.rate = live.train_s + spent, n / spent
     if bad is not None:
         terms = finite_terms([t for t in plan.task.terms if t.trained], steps.losses[bad])
         raise NonFinite(at.step + bad, terms, "loss" if terms else "gradient")
@@ -157,8 +160,7 @@ def _training_metrics(plan: Plan, live: Live, steps: Steps) -> dict[str, float]:
     metrics["loss"] = sum(knobs[f"weight/{name}"] * value for name, value in losses.items())
     metrics.update(knobs)
     metrics["time/train_s"] = live.train_s
-    if live.train_s > 0:
-        metrics["time/steps_per_s"] = at.step / live.train_s
+    metrics["time/steps_per_s"] = live.rate
     live.latest.update(metrics)
     return metrics
 
