@@ -68,7 +68,7 @@ class _Adaptive(Leaf):
             if not self.low <= value <= self.high:
                 raise PydanticCustomError(
                     "bounds",
-                    "'{name}' starts at {value}, outside of its bounds {low} and {high}; change `low`, `high` or the value",
+                    "'{name}' starts at {value}, not between `low` ({low}) and `high` ({high}); change one of them",
                     {
                         "name": name,
                         "value": value,
