@@ -9,9 +9,10 @@ from backends.spec import Stage
 from backends.task import Task
 from backends.torch.device import resolve_device, versions
 from backends.torch.engine import TorchBackend
+from backends.torch.modules import adapt
 from backends.torch.process_group import agree, join, leave
 
-__all__ = ["TorchBackend", "agree", "build", "join", "leave", "resolve_device", "versions"]
+__all__ = ["TorchBackend", "adapt", "agree", "build", "join", "leave", "resolve_device", "versions"]
 
 
 def build(task: Task, stages: Sequence[Stage], settings: Settings) -> TorchBackend:
