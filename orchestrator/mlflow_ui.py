@@ -129,7 +129,8 @@ def serve(uri: str | None = None, port: int | None = None) -> None:
             f"there is no tracking store {file} yet; it appears with the first run here, or name one with --uri"
         )
     print(f"starting the MLflow UI of {file} …", file=sys.stderr)
-    with Server(store, port) as server, contextlib.suppress(KeyboardInterrupt):
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # no server stays behind, however we are stopped
+    with contextlib.suppress(KeyboardInterrupt), Server(store, port) as server:
         print(home_url(server.url), flush=True)
         print("Ctrl-C stops it", file=sys.stderr)
         server.wait()

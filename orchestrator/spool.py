@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+
+from pydantic import TypeAdapter, ValidationError
 
 from orchestrator.jsonl import read_json, write_json
 
@@ -58,13 +60,10 @@ class Sent:
     @classmethod
     def load(cls, folder: Path) -> Sent:
         """The content of `upload.json`; a fresh one where it is missing or damaged (MLflow then gets all again)."""
-        known = {f.name for f in fields(cls)}
         try:
-            sent = cls(**{k: v for k, v in read_json(folder / "upload.json").items() if k in known})
-        except TypeError:
+            return TypeAdapter(cls).validate_python(read_json(folder / "upload.json"))
+        except ValidationError:
             return cls()
-        sent.checkpoints = [(str(path), bool(best)) for path, best in sent.checkpoints]
-        return sent
 
     def save(self, folder: Path) -> None:
         """Replace `upload.json` atomically. A full disk is survived: what is not noted is sent again."""
