@@ -9,11 +9,12 @@ import jax
 from backends.jax.devices import resolve_device, versions
 from backends.jax.distributed import agree, join, leave
 from backends.jax.engine import JaxBackend, State
+from backends.jax.modules import adapt
 from backends.protocol import Settings
 from backends.spec import Stage
 from backends.task import Task
 
-__all__ = ["JaxBackend", "State", "agree", "build", "join", "leave", "resolve_device", "versions"]
+__all__ = ["JaxBackend", "State", "adapt", "agree", "build", "join", "leave", "resolve_device", "versions"]
 
 jax.config.update("jax_enable_x64", True)
 

@@ -18,7 +18,6 @@ from backends.chunks import chunk_size
 from backends.errors import UserError, nearest
 from backends.jax.distributed import total
 from backends.jax.ops import OPS
-from backends.jax.present import present
 from backends.jax.program import Program
 from backends.task import Context
 
@@ -91,9 +90,7 @@ def _batch_loss(
 
     def share(free: Tree, aux: Tree, columns: Columns) -> tuple[Array, tuple[Array, Tree]]:
         now = Context(context.constants, aux, context.key, True, {})
-        with present(now):
-            values = program.task.per_sample(OPS, {**held, **free}, batch, columns, now)
-        values = program.values_of(batch, values)
+        values = program.values_of(batch, program.task.per_sample(OPS, {**held, **free}, batch, columns, now))
         found = jnp.stack([_mean_share(program, batch, name, values[name], n) for name in weights])
         touched.update(now.updates)
         return sum(w * found[i] for i, w in enumerate(weights.values())), (found, aux | _updates(aux, now.updates))

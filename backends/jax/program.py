@@ -102,9 +102,15 @@ class Program:
 
 @dataclass(frozen=True, eq=False)
 class _ThisTask:
-    """Stands for a task that has no signature: equal to nothing but itself."""
+    """Stands for a task that has no signature: equal to itself only."""
 
     task: Task
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _ThisTask) and other.task is self.task
+
+    def __hash__(self) -> int:
+        return id(self.task)
 
 
 def programs(task: Task, stages: Sequence[Stage], settings: Settings) -> tuple[Program, ...]:

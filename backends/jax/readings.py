@@ -14,7 +14,6 @@ from backends.chunks import chunk_size
 from backends.jax.distributed import mesh, spec
 from backends.jax.gradient import flat, loss_and_gradient
 from backends.jax.ops import OPS
-from backends.jax.present import present
 from backends.jax.program import Program
 from backends.jax.samples import axes, of_step
 from backends.task import Context
@@ -46,9 +45,7 @@ def candidates(program: Program, state: Tree, batch: str, columns: Columns) -> T
 def predict(program: Program, state: Tree, names: tuple[str, ...], columns: Columns) -> Tree:
     """Named outputs, [samples, …] each."""
     program.note("predict")
-    context = _context(program, state)
-    with present(context):
-        return dict(program.task.predict(OPS, state["params"], names, columns, context))
+    return dict(program.task.predict(OPS, state["params"], names, columns, _context(program, state)))
 
 
 def probe(
@@ -117,9 +114,7 @@ def _values(program: Program, state: Tree, batch: str, columns: Columns) -> dict
     task, context = program.task, _context(program, state)
 
     def values(part: Columns) -> dict[str, tuple[Array, ...]]:
-        with present(context):
-            found = task.per_sample(OPS, state["params"], batch, part, context)
-        found = program.values_of(batch, found)
+        found = program.values_of(batch, task.per_sample(OPS, state["params"], batch, part, context))
         return {k: tuple(map(jnp.asarray, v)) if isinstance(v, tuple) else (jnp.asarray(v),) for k, v in found.items()}
 
     samples = next(iter(columns.values())).shape[0]
