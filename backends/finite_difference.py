@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 
 from backends.errors import UserError
 from backends.field import Field, both_ends
-from backends.names import Index
+from backends.names import EXACT, Index
 from backends.ops import NumpyOps
 from backends.randomness import generator
 from backends.recorder import evaluate, record
+from backends.reference import solved
 from backends.regions import Region, draw
 from backends.task import Columns
 
@@ -121,8 +122,8 @@ def residuals(
         columns = {c: _inset(columns[c], problem.box()[c], margin) for c in problem.coords}
     recording = record(problem, region, (method,), columns)
     if recording.exact:
-        known = problem.solution(columns) or {}
-        columns = {**columns, **{f"exact_{f}": known[f] for f in recording.exact}}
+        known = solved(problem, {c: columns[c] for c in problem.coords})
+        columns = {**columns, **{EXACT + f: known[f] for f in recording.exact}}
     f = DifferenceField(problem, columns, solution or problem.solution, region=region, unknowns=unknowns, step=step)
     values = evaluate(problem, recording, f)
     return {n: np.sqrt(sum(np.square(p) for p in v)) if isinstance(v, tuple) else v for n, v in values.items()}

@@ -116,7 +116,9 @@ def two_readings(coords: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, .
     Sardinas and Patterson (1953): follow what dangles where one sequence is a prefix of the other.
     """
     words = tuple(dict.fromkeys(coords))
-    waiting: list[tuple[Index, Index, str]] = [((a,), (b,), b[len(a) :]) for a in words for b in words if a != b and b.startswith(a)]
+    waiting: list[tuple[Index, Index, str]] = [
+        ((a,), (b,), b[len(a) :]) for a in words for b in words if a != b and b.startswith(a)
+    ]
     seen: set[str] = set()
     while waiting:
         short, long, dangling = waiting.pop(0)

@@ -143,7 +143,10 @@ def _place(error: BaseException, path: Path) -> str:
 def _said(error: Exception) -> str:
     if isinstance(error, UserError):
         return str(error)
-    if isinstance(error, PydanticUserError) and error.code == "model-field-missing-annotation":
+    if isinstance(error, PydanticUserError):
+        # Its own advice (ClassVar, ignored_types) leads a user who only forgot a type astray.
+        if error.code != "model-field-missing-annotation" or "`" not in str(error):
+            return str(error).splitlines()[0]
         named = str(error).partition("`")[2].partition("`")[0]
         field, _, value = named.partition(" = ")
         kind = "int" if value.lstrip("-").isdigit() else "float" if _is_number(value) else "…"

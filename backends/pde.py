@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,11 +19,12 @@ from backends.errors import UserError, nearest
 from backends.field import UNKNOWN, NetworkField, Representation
 from backends.jets import Plan
 from backends.pde_build import Sets, check_ansatz, constants_of, recordings, representation, sets, terms_of
-from backends.pde_pictures import pictures, reference
+from backends.pde_pictures import pictures
 from backends.points import PointFeed
 from backends.randomness import generator
 from backends.recorder import Recording, evaluate
-from backends.regions import draw
+from backends.reference import reference
+from backends.regions import draw, faces
 from backends.task import Batches, Context, Parts, Picture, Predict, Reference, Term
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ RESIDUAL = "residual/"
 """`predict` also knows `residual/pde`: the values of a term, raw, at any points."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PdeTask:
     """A `backends.task.Task`: the batches are the problem's regions."""
 
@@ -67,8 +68,8 @@ class PdeTask:
         self, ops: Any, params: Mapping[str, Array], batch: str, columns: Mapping[str, Array], context: Context
     ) -> Mapping[str, Array]:
         recording = self.recordings[batch]
-        problem = self.problem.model_copy(update=dict(context.constants))
-        f = NetworkField(self.representation, ops, params, columns, recording.plan, problem, recording.region)
+        problem, represented = self._bound(context)
+        f = NetworkField(represented, ops, params, columns, recording.plan, problem, recording.region)
         return evaluate(problem, recording, f)
 
     def predict(
@@ -86,9 +87,9 @@ class PdeTask:
         values: dict[str, Array] = {}
         plain = [n for n in names if not n.startswith(RESIDUAL)]
         if plain:
-            problem = self.problem.model_copy(update=dict(context.constants))
+            problem, represented = self._bound(context)
             plan = Plan.closing([problem.vocabulary().parse(n, columns).index for n in plain])
-            f = NetworkField(self.representation, ops, params, columns, plan, problem)
+            f = NetworkField(represented, ops, params, columns, plan, problem)
             count = columns[next(iter(problem.coords))].shape[0]
             values |= {n: ops.broadcast_to(f(n), (count,)) for n in plain}
         for batch in dict.fromkeys(self._batch_of(n) for n in names if n.startswith(RESIDUAL)):
@@ -115,7 +116,8 @@ class PdeTask:
         largest = max(self.sets.counts.values())
         out = {}
         for batch, recording in self.recordings.items():
-            n = max(1, math.ceil(count * self.sets.counts[batch] / largest))
+            pieces = 1 if recording.region.at else len(faces(recording.region, self.problem.box(), self.problem.time))
+            n = max(pieces, math.ceil(count * self.sets.counts[batch] / largest))
             rng = generator(0, "held out", batch)
             out[batch] = draw(self.problem, recording.region, recording.exact, n, "uniform", rng)
         return out
@@ -139,8 +141,13 @@ class PdeTask:
         return pictures(self, predict, samples)
 
     def inside(self) -> tuple[str, ...]:
-        """The terms that are computed from points inside the box."""
-        return tuple(t for r in self.recordings.values() if r.region.interior for t in r.names)
+        """The terms with a value at each point inside the box."""
+        return tuple(t for r in self.recordings.values() if r.region.interior and not r.reduced for t in r.names)
+
+    def _bound(self, context: Context) -> tuple[Problem, Representation]:
+        """Problem and network as one call sees them: with traced constants (not validated), buffers, noise."""
+        problem = self.problem.model_copy(update=dict(context.constants))
+        return problem, replace(self.representation, network=self.representation.network.bound(context))
 
     def _batch_of(self, name: str) -> str:
         term = name.removeprefix(RESIDUAL)

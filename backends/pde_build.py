@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from backends.blame import blamed
 from backends.chunks import chunk_size
 from backends.errors import UserError, nearest
 from backends.field import UNKNOWN, NetworkField, Representation
@@ -17,7 +18,7 @@ from backends.networks import MLP
 from backends.ops import NumpyOps
 from backends.points import Sampling
 from backends.randomness import generator
-from backends.recorder import Recording, blamed, evaluate, record, record_ansatz
+from backends.recorder import Recording, evaluate, record, record_ansatz
 from backends.regions import Region, draw, shared_evenly, single_points
 from backends.samplers import Sampler
 from backends.spec import Points
@@ -45,10 +46,11 @@ def recordings(problem: Problem) -> dict[str, Recording]:
     """Every region's terms, run once in numpy on a few of its samples."""
     out = {}
     for batch, (region, methods) in problem.regions().items():
-        with blamed(problem, region.at or methods[0]):
-            # The stream is PointFeed's for fixed sets: the columns are those that training will see.
-            columns = draw(problem, region, (), 3, "uniform", generator(0, "fixed points", batch))
-            _check_columns(problem, columns)
+        # The stream is PointFeed's for fixed sets: the columns are those that training will see.
+        columns = draw(problem, region, (), 3, "uniform", generator(0, "fixed points", batch))
+        if region.at:
+            with blamed(problem, region.at):
+                _check_columns(problem, columns)
         out[batch] = record(problem, region, methods, columns)
     return out
 

@@ -150,7 +150,7 @@ class Problem(TaskSpec):
     def true_values(self) -> dict[str, float]:
         """Unknown -> its true value, where it is known."""
         truth: Any = self.truth
-        known = truth() if callable(truth) else truth
+        known: Any = truth() if callable(truth) else truth
         return {name: self.number(value) for name, value in known.items()}
 
 

@@ -87,5 +87,7 @@ def _region(cls: type[Problem], region: Region) -> Iterator[str]:
         yield "only one coordinate of a term can be periodic; write a term for each"
     if region.on not in ("", "boundary"):
         yield f"on={region.on!r} is not known; allowed here: boundary"
+    if region.on and set(cls.coords) == {cls.time}:
+        yield "on='boundary' needs a coordinate besides time; mark it with the time's value"
     if region.at and (not callable(getattr(cls, region.at, None)) or region.at in RESERVED):
         yield f"at={region.at!r}: there is no method {region.at}(self, rng) that returns columns"

@@ -6,16 +6,14 @@ message: numpy's and math's functions (a term must use `f.ops`), branches on val
 
 from __future__ import annotations
 
-import contextlib
-import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from backends.errors import OrchestratorError, UserError
+from backends.blame import blamed
+from backends.errors import UserError
 from backends.field import AnsatzField, Field, replaced, spatial
 from backends.jets import Plan
 from backends.names import EXACT, Index
@@ -236,23 +234,3 @@ def _shape(name: str, value: Any) -> tuple[int, ...]:
             "or one number (f.ops.mean) for a term that reduces itself"
         )
     return shape
-
-
-@contextlib.contextmanager
-def blamed(problem: Problem, method: str) -> Iterator[None]:
-    """Errors inside a user's method get its name, file and line."""
-    try:
-        yield
-    except OrchestratorError as error:
-        raise UserError(f"{_place(problem, method, error)}: {error}") from error
-    except Exception as error:
-        text = f"{_place(problem, method, error)}: raised {type(error).__name__}: {error}"
-        raise UserError(text) from error
-
-
-def _place(problem: Problem, method: str, error: BaseException) -> str:
-    """`fisher.py:12: Fisher.pde`: the innermost line of the file that defines the method."""
-    code = getattr(type(problem), method).__code__
-    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == code.co_filename and f.lineno]
-    line = lines[-1] if lines else code.co_firstlineno
-    return f"{Path(code.co_filename).name}:{line}: {type(problem).__name__}.{method}"

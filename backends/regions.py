@@ -11,13 +11,15 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from backends.blame import blamed
 from backends.errors import UserError
 from backends.names import EXACT, NORMAL
+from backends.reference import solved
 from backends.samplers import Sampler, sample_box
 from backends.task import Columns
 
@@ -94,8 +96,8 @@ def draw(
     """
     columns = _own(problem, region, rng) if region.at else _on_faces(problem, region, count, sampler, rng)
     if exact:
-        known = problem.solution({c: columns[c] for c in problem.coords}) or {}
-        columns = {**columns, **{EXACT + f: np.asarray(known[f], np.float64) for f in exact}}
+        known = solved(problem, {c: columns[c] for c in problem.coords})
+        columns = {**columns, **{EXACT + f: known[f] for f in exact}}
     return columns
 
 
@@ -134,26 +136,29 @@ def _dealt(count: int, shares: Sequence[float]) -> list[int]:
 
 def _own(problem: Problem, region: Region, rng: np.random.Generator) -> Columns:
     """The columns that the user's method returns, checked."""
-    where = f"{type(problem).__name__}.{region.at}"
-    given = getattr(problem, region.at)(rng)
+    with blamed(problem, region.at):
+        return _checked(getattr(problem, region.at)(rng), problem.box())
+
+
+def _checked(given: Any, box: Box) -> Columns:
     if not isinstance(given, Mapping) or not given:
-        raise UserError(f"{where} must return columns {{name: array}}, not {type(given).__name__}")
+        raise UserError(f"must return columns {{name: array}}, not {type(given).__name__}")
     columns = {str(c): np.asarray(v) for c, v in given.items()}
-    missing = [c for c in problem.coords if c not in columns]
+    missing = [c for c in box if c not in columns]
     if missing:
-        raise UserError(f"{where} returns no column {missing[0]!r}: every coordinate is needed")
+        raise UserError(f"returns no column {missing[0]!r}: every coordinate is needed")
     rows = {c: v.shape[0] if v.ndim else None for c, v in columns.items()}
     if len(set(rows.values())) > 1 or None in rows.values() or 0 in rows.values():
-        raise UserError(f"{where}: the columns must have one row per sample, at least one; given: {rows}")
+        raise UserError(f"the columns must have one row per sample, at least one; given: {rows}")
     for c, v in columns.items():
         if not np.issubdtype(v.dtype, np.number) or not np.isfinite(v).all():
-            raise UserError(f"{where}: the column {c!r} must hold finite numbers")
-    for c, (low, high) in problem.box().items():
+            raise UserError(f"the column {c!r} must hold finite numbers")
+    for c, (low, high) in box.items():
         slack = 1e-9 * (high - low)
         outside = (columns[c] < low - slack) | (columns[c] > high + slack)
         if outside.any():
             raise UserError(
-                f"{where}: {c} = {columns[c][outside][0]:g} lies outside the domain, {low:g} … {high:g}"
+                f"{c} = {columns[c][outside][0]:g} lies outside the domain, {low:g} … {high:g}"
                 f" ({int(outside.sum())} of {len(outside)} samples)"
             )
     return {c: v if np.issubdtype(v.dtype, np.integer) else v.astype(np.float64) for c, v in columns.items()}

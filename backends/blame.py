@@ -1,0 +1,29 @@
+"""Errors inside a user's method, told with its name, file and line."""
+
+from __future__ import annotations
+
+import contextlib
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+from backends.errors import OrchestratorError, UserError
+
+
+@contextlib.contextmanager
+def blamed(owner: object, method: str) -> Iterator[None]:
+    """Turns what `owner.method` raises into a UserError that begins with `fisher.py:12: Fisher.pde: `."""
+    try:
+        yield
+    except OrchestratorError as error:
+        raise UserError(f"{_place(owner, method, error)}: {error}") from error
+    except Exception as error:
+        raise UserError(f"{_place(owner, method, error)}: raised {type(error).__name__}: {error}") from error
+
+
+def _place(owner: object, method: str, error: BaseException) -> str:
+    """The innermost line of the file that defines the method."""
+    code = getattr(type(owner), method).__code__
+    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == code.co_filename and f.lineno]
+    line = lines[-1] if lines else code.co_firstlineno
+    return f"{Path(code.co_filename).name}:{line}: {type(owner).__name__}.{method}"
