@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
-import threading
 import time
 import uuid
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from backends.errors import UserError, nearest
+from orchestrator import lock
 from orchestrator.jsonl import Lines, read_json, read_jsonl, write_json
 
 __all__ = [
@@ -33,7 +31,18 @@ __all__ = [
     "write_json",
 ]
 
-HEARTBEAT_S = 5.0
+STOPS = ("killed", "preempted", "stopped")
+"""Why somebody may ask a run to stop."""
+
+
+class _Entry:
+    """A file or folder with a fixed name."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, folder: RunFolder | None, kind: type | None = None) -> Path:
+        return Path(self.name) if folder is None else folder.path / self.name
 
 
 @dataclass(frozen=True)
@@ -42,103 +51,73 @@ class RunFolder:
 
     path: Path
 
-    @property
-    def experiment(self) -> Path:
-        """The resolved experiment: it runs again where it lies."""
-        return self.path / "experiment.yaml"
-
-    @property
-    def original(self) -> Path:
-        """The experiment file as the user wrote it."""
-        return self.path / "original.yaml"
-
-    @property
-    def code(self) -> Path:
-        """Copies of the user's own files."""
-        return self.path / "code"
-
-    @property
-    def provenance(self) -> Path:
-        """Commit, packages, machine."""
-        return self.path / "provenance.json"
-
-    @property
-    def run(self) -> Path:
-        """What the uploader needs to know: id, experiment, parameters, tags."""
-        return self.path / "run.json"
-
-    @property
-    def mlflow(self) -> Path:
-        """The MLflow run, once it exists."""
-        return self.path / "mlflow.json"
-
-    @property
-    def metrics(self) -> Path:
-        """Metrics by step, one JSON line each."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def events(self) -> Path:
-        """What happened: status, figures, checkpoints, warnings."""
-        return self.path / "events.jsonl"
-
-    @property
-    def log(self) -> Path:
-        """The log of rank 0."""
-        return self.path / "log.txt"
-
-    @property
-    def figures(self) -> Path:
-        """Pictures, with their data beside them."""
-        return self.path / "figures"
-
-    @property
-    def checkpoints(self) -> Path:
-        """`step-000005000/`, …"""
-        return self.path / "checkpoints"
-
-    @property
-    def result(self) -> Path:
-        """How the run ended."""
-        return self.path / "result.json"
-
-    @property
-    def lock(self) -> Path:
-        """Who runs it."""
-        return self.path / "LOCK"
-
-    @property
-    def _stop(self) -> Path:
-        return self.path / "STOP"
+    experiment = _Entry("experiment.yaml")
+    """The resolved experiment: it runs again where it lies."""
+    original = _Entry("original.yaml")
+    """The experiment file as the user wrote it."""
+    code = _Entry("code")
+    """Copies of the user's own files."""
+    provenance = _Entry("provenance.json")
+    """Commit, packages, machine."""
+    run = _Entry("run.json")
+    """What the uploader needs to know: id, experiment, parameters, tags."""
+    mlflow = _Entry("mlflow.json")
+    """The MLflow run, once it exists."""
+    metrics = _Entry("metrics.jsonl")
+    """Metrics by step, one JSON line each."""
+    events = _Entry("events.jsonl")
+    """What happened: status, figures, checkpoints, warnings."""
+    log = _Entry("log.txt")
+    """The log of rank 0."""
+    figures = _Entry("figures")
+    """Pictures, with their data beside them."""
+    checkpoints = _Entry("checkpoints")
+    """`step-000005000/`, …"""
+    result = _Entry("result.json")
+    """How the run ended."""
+    lock = _Entry("LOCK")
+    """Who runs it (`orchestrator.lock`)."""
+    stop = _Entry("STOP")
+    """A request to stop, with its reason."""
 
     def request_stop(self, reason: str) -> None:
-        """Ask the run to stop after its present dispatch: killed, preempted or stopped. The first request counts."""
-        if not self._stop.exists():
-            temporary = self.path / f".STOP.{os.getpid()}"
+        """Ask the run to stop after its present dispatch: killed, preempted or stopped. The first request counts.
+
+        May be called in a signal handler. Raises OSError where the folder can't be written at all.
+        """
+        if reason not in STOPS:
+            raise ValueError(f"a run is stopped because it is one of {', '.join(STOPS)}, not {reason!r}")
+        if self.stop.exists():
+            return
+        temporary = self.path / f".STOP.{os.urandom(4).hex()}"
+        try:
             temporary.write_text(reason, encoding="utf-8")
-            temporary.replace(self._stop)
+            temporary.replace(self.stop)
+        except OSError:  # a full disk still takes an empty file
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            self.stop.touch()
 
     def stop_requested(self) -> str | None:
         """The reason of a request, or None; cheap enough for every dispatch."""
         try:
-            return self._stop.read_text(encoding="utf-8").strip() or None
+            return self.stop.read_text(encoding="utf-8").strip() or STOPS[0]
         except OSError:
             return None
 
     def clear_stop(self) -> None:
         """Forget a request, and the result of an earlier attempt."""
-        self._stop.unlink(missing_ok=True)
+        self.stop.unlink(missing_ok=True)
         self.result.unlink(missing_ok=True)
 
 
-# --- making and finding ---
+# --- making ---
 
 
 def storage_of(option: str | None) -> Path:
-    """The folder of run folders: the option, else ORCHESTRATOR_RUNS, else `runs`."""
+    """The folder of run folders: the option, else ORCHESTRATOR_RUNS, else `runs`. Raises UserError for a bucket."""
     text = option or os.environ.get("ORCHESTRATOR_RUNS") or "runs"
-    if text.startswith("file://"):
-        text = text.removeprefix("file://")
+    text = text.removeprefix("file://")
     if "://" in text:
         raise UserError(
             f"storage {text!r} is not a folder; run folders live in a file system that every worker mounts "
@@ -150,152 +129,153 @@ def storage_of(option: str | None) -> Path:
 
 def create(storage: Path, name: str, out: Path | None = None) -> RunFolder:
     """Make an empty run folder, `<storage>/<name>-<8 hex digits>` or `out`. Raises UserError where it can't."""
-    path = out.expanduser().absolute() if out else storage / f"{name}-{uuid.uuid4().hex[:8]}"
+    path = out.expanduser().absolute() if out else storage.absolute() / f"{name}-{uuid.uuid4().hex[:8]}"
     try:
         if out and path.exists() and any(path.iterdir()):
             raise UserError(f"--out {out}: this folder is not empty; name a new one")
         path.mkdir(parents=True, exist_ok=out is not None)
         test = path / ".writable"
-        test.write_text("")
+        test.write_text("a disk that is full refuses this", encoding="utf-8")
         test.unlink()
     except OSError as error:
         what = f"--out {out}" if out else f"storage {str(storage)!r}"
-        raise UserError(f"{what}: can't be written ({error.strerror or error})", path="" if out else "storage") from error
+        raise UserError(
+            f"{what}: can't be written ({error.strerror or error}); choose a folder that you may write to",
+            path="" if out else "storage",
+        ) from error
     return RunFolder(path)
 
 
+# --- finding ---
+
+
+@dataclass(frozen=True)
+class _Found:
+    """One run of a storage folder, under all the names that it can be asked for by."""
+
+    folder: RunFolder
+    about: dict[str, Any] = field(repr=False)
+
+    @property
+    def started(self) -> float:
+        """When it was made."""
+        return float(self.about.get("created") or 0.0)
+
+    @property
+    def name(self) -> str:
+        """The experiment's name."""
+        return str(self.about.get("name") or self.folder.path.name.rpartition("-")[0])
+
+    @cached_property
+    def ids(self) -> tuple[str, ...]:
+        """The folder's name, its short id, the run's id and the MLflow run's."""
+        folder = self.folder.path.name
+        ids = (folder.rpartition("-")[2], self.about.get("id"), read_json(self.folder.mlflow).get("run_id"))
+        return (folder, *(str(i) for i in ids if i))
+
+
 def find(run: str, storage: str | None = None) -> RunFolder:
-    """The run that a person means: a folder, an MLflow run id, a name, `latest`, or an unambiguous beginning."""
+    """The run that a person means: a folder, an MLflow run id, a name, `latest`, or an unambiguous beginning.
+
+    What fits exactly comes before what only begins so. Raises UserError with the candidates, or with the nearest name.
+    """
     path = Path(run).expanduser()
     if (path / "run.json").exists():
         return RunFolder(path.absolute())
-    folders = _folders(storage_of(storage))
-    if not folders:
-        raise UserError(f"there are no runs in {storage_of(storage)} (set --storage or ORCHESTRATOR_RUNS), and {run!r} is no run folder")
+    where = storage_of(storage)
+    entries = _runs(where)
+    if not entries:
+        raise UserError(
+            f"{run!r} is no run folder, and there are no runs in {where} (set --storage or ORCHESTRATOR_RUNS)"
+        )
     if run == "latest":
-        return RunFolder(folders[-1])
-    exact = [f for f in folders if run in (f.name, _mlflow_id(f))]
-    named = [f for f in folders if read_json(f / "run.json").get("name") == run]
-    begins = [f for f in folders if any(x.startswith(run) for x in (f.name, _mlflow_id(f), f.name.rpartition("-")[2]))]
-    for found in (exact, named, begins):
-        if len(found) == 1:
-            return RunFolder(found[0])
-        if found:
-            raise UserError(f"{run!r} may be any of {', '.join(f.name for f in found)}; write more of it")
-    raise UserError(f"there is no run {run!r} in {storage_of(storage)}{nearest(run, [f.name for f in folders])}")
+        return entries[-1].folder
+    for fitting in (
+        [e for e in entries if run in e.ids],
+        [e for e in entries if run == e.name],
+        [e for e in entries if run and any(i.startswith(run) for i in e.ids)],
+    ):
+        if len(fitting) == 1:
+            return fitting[0].folder
+        if fitting:
+            raise UserError(_ambiguous(run, fitting))
+    known = {e.folder.path.name for e in entries} | {e.name for e in entries}
+    raise UserError(f"there is no run {run!r} in {where}{nearest(run, known)}")
 
 
-def _mlflow_id(folder: Path) -> str:
-    return str(read_json(folder / "mlflow.json").get("run_id") or "-")
+def _ambiguous(run: str, fitting: Sequence[_Found]) -> str:
+    shown = [
+        f"{e.folder.path.name} ({status(e.folder)}, {time.strftime('%Y-%m-%d %H:%M', time.localtime(e.started))})"
+        for e in fitting[-10:]
+    ]
+    more = f" and {len(fitting) - len(shown)} older ones" if len(fitting) > len(shown) else ""
+    return f"{run!r} may be any of {', '.join(shown)}{more}; write more of it, or `latest`"
 
 
-def _folders(storage: Path) -> list[Path]:
-    """Run folders, oldest first."""
+def _runs(storage: Path) -> list[_Found]:
+    """The runs of a storage folder, oldest first."""
     found = [f.parent for f in storage.glob("*/run.json")] if storage.is_dir() else []
-    return sorted(found, key=lambda f: (read_json(f / "run.json").get("created") or 0.0, f.name))
+    entries = [_Found(RunFolder(f), read_json(f / "run.json")) for f in found]
+    return sorted(entries, key=lambda e: (e.started, e.folder.path.name))
 
 
 def list_runs(storage: Path) -> list[dict[str, Any]]:
-    """One summary per run, oldest first."""
-    return [_summary(RunFolder(f)) for f in _folders(storage)]
+    """One summary per run, oldest first: name, folder, ids, status, step, start, last metrics."""
+    return [_summary(e) for e in _runs(storage)]
 
 
-def _summary(folder: RunFolder) -> dict[str, Any]:
-    about, result = read_json(folder.run), read_json(folder.result)
+def _summary(entry: _Found) -> dict[str, Any]:
+    folder, result = entry.folder, read_json(entry.folder.result)
     metrics: dict[str, Any] = dict(result.get("metrics") or {})
     step = result.get("step", 0)
     if not result:
-        for record in read_jsonl(folder.metrics)[0]:
-            metrics.update(record["metrics"])
-            step = record["step"]
+        for record in _last_records(folder.metrics):
+            metrics.update(record.get("metrics") or {})
+            step = record.get("step", step)
     return {
-        "name": about.get("name", folder.path.name),
+        "name": entry.name,
         "folder_name": folder.path.name,
         "folder": str(folder.path),
-        "id": about.get("id"),
+        "id": entry.about.get("id"),
         "run_id": read_json(folder.mlflow).get("run_id"),
         "status": status(folder),
         "step": step,
-        "started": about.get("created"),
+        "started": entry.about.get("created"),
         "metrics": metrics,
     }
 
 
-def status(folder: RunFolder) -> str:
-    """waiting, running, finished, stopped, killed, preempted or failed. A dead owner without a result: killed."""
-    if _owner(folder.lock) is not None:
-        return "running"
-    ended = read_json(folder.result).get("status")
-    if ended:
-        return str(ended)
-    states = [e["status"] for e in read_jsonl(folder.events)[0] if e.get("event") == "status"]
-    return "waiting" if not states or set(states) == {"waiting"} else "killed"
+def _last_records(path: Path, size: int = 1 << 17) -> list[dict[str, Any]]:
+    """Records of the last `size` bytes: a list of runs must not read what a long run wrote in a week."""
+    try:
+        start = max(path.stat().st_size - size, 0)
+    except OSError:
+        return []
+    return read_jsonl(path, start)[0]  # the first line is cut, so no JSON, so skipped
 
 
 # --- owning ---
 
 
-@contextlib.contextmanager
-def acquire(folder: RunFolder) -> Iterator[None]:
-    """Own a run folder while it runs; a heartbeat tells others. Raises UserError where somebody else does."""
-    holder = _owner(folder.lock)
-    if holder is not None:
-        since = time.strftime("%Y-%m-%d %H:%M", time.localtime(holder["since"]))
-        raise UserError(f"{folder.path} is running already: process {holder['pid']} on {holder['host']} since {since}")
-    folder.lock.unlink(missing_ok=True)
-    me = {"pid": os.getpid(), "host": socket.gethostname(), "boot": _boot(), "started": psutil.Process().create_time(), "since": time.time()}
-    try:
-        with folder.lock.open("x", encoding="utf-8"):
-            pass  # whoever creates the file has it
-    except FileExistsError:
-        raise UserError(f"{folder.path} is being started by somebody else at this moment") from None
-    except OSError as error:
-        raise UserError(f"{folder.path} can't be written ({error.strerror})") from error
-    write_json(folder.lock, me)
-    done = threading.Event()
-
-    def beat() -> None:
-        while not done.wait(HEARTBEAT_S):
-            with contextlib.suppress(OSError):
-                os.utime(folder.lock)
-
-    thread = threading.Thread(target=beat, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join(timeout=1)
-        folder.lock.unlink(missing_ok=True)
+def acquire(folder: RunFolder) -> lock.Lock:
+    """Own a run folder while it runs (`with acquire(folder):`). Raises UserError where somebody else does."""
+    return lock.acquire(folder.lock)
 
 
 def owner(folder: RunFolder) -> dict[str, Any] | None:
     """Who runs it now (`pid`, `host`, `since`); None where nobody does."""
-    return _owner(folder.lock)
+    return lock.owner(folder.lock)
 
 
-def _owner(lock: Path) -> dict[str, Any] | None:
-    """Who holds a lock and lives; on another machine: whose heartbeat is less than a minute old."""
-    holder = read_json(lock)
-    if not holder:
-        return None
-    if holder.get("host") != socket.gethostname():
-        try:
-            return holder if time.time() - lock.stat().st_mtime < 12 * HEARTBEAT_S else None
-        except OSError:
-            return None
-    if holder.get("boot") != _boot():
-        return None
-    try:
-        process = psutil.Process(int(holder["pid"]))
-        alive = process.status() != psutil.STATUS_ZOMBIE and abs(process.create_time() - float(holder["started"])) < 1.0
-    except (psutil.Error, KeyError, ValueError):
-        return None
-    return holder if alive else None
-
-
-def _boot() -> str:
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
-    except OSError:
-        return str(psutil.boot_time())
+def status(folder: RunFolder) -> str:
+    """waiting, running, finished, stopped, killed, preempted or failed. A dead owner without a result: killed."""
+    states = [str(e.get("status")) for e in read_jsonl(folder.events)[0] if e.get("event") == "status"]
+    begun = any(s != "waiting" for s in states)
+    if owner(folder) is not None:
+        return "running" if begun else "waiting"
+    ended = read_json(folder.result).get("status")
+    if ended:
+        return str(ended)
+    if folder.lock.exists():
+        return "killed"
+    return "killed" if states[-1:] == ["running"] else (states or ["waiting"])[-1]
