@@ -153,7 +153,7 @@ def _not_written(folder: Path, snapshot: Snapshot, error: OSError) -> str:
     room = ""
     with suppress(OSError):
         needed = sum(np.asarray(a).nbytes for a in (*snapshot.arrays.values(), *snapshot.points.values()))
-        room = f" ({needed / 1e6:.1f} MB to write, {shutil.disk_usage(folder).free / 1e6:.1f} MB free)"
+        room = f" ({needed / 1e6:.3g} MB of arrays to write, {shutil.disk_usage(folder).free / 1e6:.3g} MB free)"
     return (
         f"the checkpoint of step {snapshot.step} could not be written to {folder}: {error.strerror or error}{room}; "
         "older checkpoints are untouched. Make room or choose another `storage`, then resume the run"
