@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backends.errors import UserError, nearest
-from backends.field import UNKNOWN, NetworkField, Representation
+from backends.field import UNKNOWN, NetworkField
 from backends.jets import Plan
 from backends.pde_build import Sets, check_ansatz, constants_of, recordings, representation, sets, terms_of
 from backends.pde_pictures import pictures
@@ -25,6 +25,7 @@ from backends.randomness import generator
 from backends.recorder import Recording, evaluate
 from backends.reference import reference
 from backends.regions import draw, faces
+from backends.representation import Representation
 from backends.task import Batches, Context, Parts, Picture, Predict, Reference, Term
 
 if TYPE_CHECKING:

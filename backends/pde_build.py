@@ -13,13 +13,14 @@ import numpy as np
 from backends.blame import blamed
 from backends.chunks import chunk_size
 from backends.errors import UserError, nearest
-from backends.field import UNKNOWN, NetworkField, Representation
+from backends.field import UNKNOWN, NetworkField
 from backends.networks import MLP
 from backends.ops import NumpyOps
 from backends.points import Sampling
 from backends.randomness import generator
 from backends.recorder import Recording, evaluate, record, record_ansatz
 from backends.regions import Region, draw, shared_evenly, single_points
+from backends.representation import Representation
 from backends.samplers import Sampler
 from backends.spec import Points
 from backends.task import Columns, Parts, Term

@@ -14,11 +14,12 @@ import numpy as np
 
 from backends.blame import blamed
 from backends.errors import UserError
-from backends.field import AnsatzField, Field, replaced, spatial
+from backends.field import Field, spatial
 from backends.jets import Plan
 from backends.names import EXACT, Index
 from backends.ops import NumpyOps
 from backends.regions import Region
+from backends.representation import AnsatzField, replaced
 from backends.task import Columns
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from backends.errors import UserError
-from backends.field import NetworkField, Representation
+from backends.field import NetworkField
 from backends.finite_difference import DifferenceField, residuals, stencil
 from backends.jets import Plan
 from backends.networks import MLP
@@ -18,6 +18,7 @@ from backends.networks.network import Network
 from backends.ops import NumpyOps
 from backends.problem import Problem, hard, residual
 from backends.regions import Region
+from backends.representation import Representation
 
 OPS = NumpyOps()
 
@@ -217,13 +218,15 @@ def test_nested_differentiation_gives_what_jets_give_also_under_hard_constraints
 
     params = MLP(width=6, depth=2).init(np.random.default_rng(0), 2, 2) | {"unknown/kappa": np.array(0.6)}
     plan = Plan.closing([("t",), ("t", "x")], ("x",))
-    with jax.enable_x64(True):
-        found = []
+
+    def values(columns: Any) -> Any:
         for network in (MLP(width=6, depth=2), Opaque(width=6, depth=2)):
             represented = Representation(network, hard=True, scales={"v": 10.0})
-            columns = {c: jax.numpy.asarray(v) for c, v in COLUMNS.items()}
             f = NetworkField(represented, JaxOps(), params, columns, plan, Plane())
-            found.append([np.asarray(v) for v in (*f("u", "u_t", "u_tx", "v_x"), f.laplacian("u"), f.laplacian("v"))])
+            yield *f("u", "u_t", "u_tx", "v_x"), f.laplacian("u"), f.laplacian("v")
+
+    with jax.enable_x64(True):
+        found = jax.jit(lambda columns: list(values(columns)))(COLUMNS)
     for jets, nested in zip(*found, strict=True):
         np.testing.assert_allclose(jets, nested, rtol=1e-11, atol=1e-12)
 
@@ -242,7 +245,7 @@ def test_the_gradient_of_a_residual_reaches_every_parameter_and_agrees_with_diff
         return ops.mean((u_t - kappa * u_xx + v) ** 2)
 
     with jax.enable_x64(True):
-        gradient = jax.grad(lambda p: total(JaxOps(), p))({k: jax.numpy.asarray(v) for k, v in params.items()})
+        gradient = jax.jit(jax.grad(lambda p: total(JaxOps(), p)))(params)
     rng = np.random.default_rng(3)
     direction = {k: rng.normal(size=v.shape) for k, v in params.items()}
     step = 1e-5

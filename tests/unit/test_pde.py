@@ -99,7 +99,7 @@ def test_only_constants_that_a_term_reads_are_live_and_they_act_without_a_new_ta
     assert task.constants == {"nu": 0.1}
     params = task.init(np.random.default_rng(0))
     columns = task.held_out(50)["interior"]
-    f = {n: v for n, v in task.predict(OPS, params, ["u_t", "u_xx"], columns, context(task)).items()}
+    f = task.predict(OPS, params, ["u_t", "u_xx"], columns, context(task))
     for nu in (0.1, 0.7):
         values = task.per_sample(OPS, params, "interior", columns, context(task, nu=nu))["pde"]
         np.testing.assert_allclose(values, f["u_t"] - nu * f["u_xx"], rtol=1e-12)
