@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, PositiveFloat, ValidationError
 
@@ -165,6 +165,7 @@ def test_coordinates_that_allow_two_readings_are_found():
     assert two_readings(("t", "x", "theta")) is None
 
 
+@settings(deadline=None)
 @given(st.lists(st.text("ab", min_size=1, max_size=3), min_size=1, max_size=4, unique=True), st.data())
 def test_names_over_unambiguous_coordinates_have_one_meaning(coords: list[str], data: st.DataObject):
     word = data.draw(st.lists(st.sampled_from(coords), min_size=1, max_size=5))
@@ -173,6 +174,7 @@ def test_names_over_unambiguous_coordinates_have_one_meaning(coords: list[str], 
         assert found == Name("field", "u", tuple(sorted(word)))
 
 
+@settings(deadline=None)
 @given(st.lists(st.text("ab", min_size=1, max_size=3), min_size=1, max_size=4, unique=True))
 def test_two_readings_are_told_apart_but_spelled_alike(coords: list[str]):
     pair = two_readings(tuple(coords))
