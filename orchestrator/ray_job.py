@@ -34,14 +34,13 @@ def this_job() -> RayJob | None:
     return RayJob(str(number)) if number else None
 
 
-def refuse_relative(asked: str | None, storage: Path, uri: str, out: Path | None) -> None:
+def refuse_relative(storage: str, uri: str, out: Path | None) -> None:
     """In a job, refuse a storage folder or tracking store in the working directory. Raises UserError."""
     if this_job() is None:
         return
-    where = Path(os.environ.get("ORCHESTRATOR_RUNS") or asked or "runs")
-    if not where.is_absolute() and (out is None or not out.is_absolute()):
+    if not Path(storage).is_absolute() and (out is None or not out.is_absolute()):
         raise UserError(
-            f"storage {str(where)!r} lies in the job's working directory, which is deleted with the job; "
+            f"storage {storage!r} lies in the job's working directory, which is deleted with the job; "
             "submit with -s storage=FOLDER (a folder that every node mounts), or set ORCHESTRATOR_RUNS in the job's environment",
             path="storage",
         )
@@ -52,4 +51,3 @@ def refuse_relative(asked: str | None, storage: Path, uri: str, out: Path | None
             "-s tracking.uri=http://HOST:PORT (or sqlite:////FOLDER/mlflow.db), or set MLFLOW_TRACKING_URI in the job's environment",
             path="tracking.uri",
         )
-    _ = storage

@@ -16,7 +16,7 @@ from backends.checkpoint import listing
 from backends.errors import ConfigError, Problem, UserError, nearest
 from orchestrator import launch
 from orchestrator.config import Experiment
-from orchestrator.folder import Lines, RunFolder, find, status
+from orchestrator.folder import Lines, RunFolder, find, owner, status
 from orchestrator.merge import override, read_with_bases
 from orchestrator.ray_job import refuse_relative
 from orchestrator.reader import read_experiment, validate
@@ -36,7 +36,7 @@ def prepare_resume(
     folder = find(name, storage)
     before = read_experiment(folder.experiment).experiment
     state = status(folder)
-    if state == "running":
+    if state == "running" or owner(folder) is not None:
         raise UserError(f"{folder.path} is running; `orchestrator stop {folder.path}` first")
     if state == "finished" and more is None:
         raise UserError(
@@ -47,7 +47,7 @@ def prepare_resume(
     if more is not None:
         after = _longer(after, more)
     launch.backend_installed(after.backend)
-    refuse_relative(after.storage, folder.path.parent, after.tracking.uri or "", folder.path)
+    refuse_relative(str(folder.path.parent), after.tracking.uri or "", folder.path)
     if execute:
         execute_again(after)
     differences = _differences(before, after)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import copy
 import os
-import shutil
 import sys
 import time
 import uuid
@@ -15,20 +15,21 @@ from typing import Any
 from backends.environment import environment
 
 import backends
-from backends.errors import UserError
-from orchestrator import build, launch, provenance
+from backends.errors import ConfigError, StorageFailed, UserError
+from orchestrator import build, launch, provenance, resolved
 from orchestrator.config import Experiment
-from orchestrator.folder import Lines, RunFolder, acquire, create, find, storage_of, write_json
+from orchestrator.folder import Lines, RunFolder, acquire, create, storage_of, write_json
+from orchestrator.merge import anchor, override
 from orchestrator.ray_job import refuse_relative, this_job
 from orchestrator.reader import Read, read_experiment, validate
 from orchestrator.result import RunResult
+from orchestrator.start_from import beginning
 from orchestrator.tracking import effective_uri, run_record
 from orchestrator.worker import Job
 from orchestrator.yaml_text import Document, Mark
 
 EXECUTED = "ORCHESTRATOR_EXECUTED"
 """Set in the environment of a process that has been executed again with its environment in place."""
-COPIED_BYTES = 64_000_000
 
 
 @dataclass(frozen=True)
@@ -54,16 +55,11 @@ def checked(source: str | Path | Experiment | Mapping[str, Any], overrides: Any 
 def _read(source: str | Path | Experiment | Mapping[str, Any], overrides: Any) -> Read:
     if isinstance(source, str | Path):
         return read_experiment(Path(source), overrides)
-    if isinstance(source, Experiment) and not overrides:
-        return Read(source, Document(source.tree(), {(): Mark("experiment")}), "")
-    tree = source.tree() if isinstance(source, Experiment) else dict(source)
+    tree = source.tree() if isinstance(source, Experiment) else copy.deepcopy(dict(source))
     document = Document(tree, {(): Mark("experiment")})
-    from orchestrator.merge import override
-
+    anchor(tree, Path.cwd())
     override(document, overrides, Path.cwd())
     if document.problems:
-        from backends.errors import ConfigError
-
         raise ConfigError(document.problems)
     return Read(validate(Experiment, document.tree, "experiment"), document, "")
 
@@ -91,30 +87,18 @@ def prepare(
         experiment = experiment.changed(start_from=start_from)
     try:
         launch.backend_installed(experiment.backend)
-        storage = storage_of(experiment.storage)
+        asked = _storage(experiment, read.document.mark(("storage",)).file.startswith("-s"))
+        storage = storage_of(asked)
         uri = effective_uri(experiment.tracking, read.document.mark(("tracking", "uri")).file.startswith("-s"))
-        refuse_relative(experiment.storage, storage, uri, out)
-        checkpoint = _start_from(experiment, storage)
+        refuse_relative(asked or "runs", uri, out)
+        checkpoint = beginning(experiment, read_folder(source), str(storage))
     except UserError as error:
         raise read.blame(error) from error
     if execute:
         execute_again(experiment)
     folder = create(storage, experiment.name, out)
-    _fill(folder, read, experiment, uri)
-    return Prepared(folder, experiment, Job(str(folder.path), start_from=checkpoint), experiment.tracking.enabled)
-
-
-def _start_from(experiment: Experiment, storage: Path) -> str | None:
-    """The checkpoint folder that `start_from` means."""
-    if experiment.start_from is None:
-        return None
-    from backends.checkpoint import listing
-
-    run = find(experiment.start_from, str(storage))
-    found = listing(run.checkpoints)
-    if not found:
-        raise UserError(f"{run.path} has no checkpoint to start from", path="start_from")
-    return str(found[-1])
+    _fill(folder, read, experiment, uri, checkpoint)
+    return Prepared(folder, experiment, Job(str(folder.path)), experiment.tracking.enabled)
 
 
 def execute_again(experiment: Experiment) -> None:
@@ -137,49 +121,21 @@ def execute_again(experiment: Experiment) -> None:
         )
 
 
-def _fill(folder: RunFolder, read: Read, experiment: Experiment, uri: str) -> None:
-    """What a run folder holds before the run starts."""
-    import yaml
-
-    tree = _with_code(experiment.tree(), folder)
+def _fill(folder: RunFolder, read: Read, experiment: Experiment, uri: str, checkpoint: Path | None) -> None:
+    """What a run folder holds before the run starts. Raises UserError where it can't be written."""
+    tree = experiment.tree()
     tree["storage"] = None
     tree["tracking"]["uri"] = uri
-    text = "# Resolved: defaults filled in, files merged. Runs again where it lies.\n" + yaml.safe_dump(
-        tree, sort_keys=False
-    )
-    folder.experiment.write_text(text, encoding="utf-8")
-    folder.original.write_text(read.text or text, encoding="utf-8")
-    job = this_job()
-    origin = provenance.capture(tree, Path.cwd())
-    write_json(folder.provenance, origin)
-    write_json(folder.run, run_record(uuid.uuid4().hex, experiment, tree, uri, origin, job))
+    tree["start_from"] = str(checkpoint) if checkpoint else None
+    try:
+        tree = resolved.write(folder, tree)
+        folder.original.write_text(read.text or folder.experiment.read_text(encoding="utf-8"), encoding="utf-8")
+        origin = provenance.capture(tree, Path.cwd())
+        write_json(folder.provenance, origin)
+        write_json(folder.run, run_record(uuid.uuid4().hex, experiment, tree, uri, origin, this_job()))
+    except (OSError, StorageFailed) as error:
+        raise UserError(f"the run folder can't be written: {error}", path="storage") from error
     Lines(folder.events).append({"time": time.time(), "step": 0, "event": "status", "status": "waiting"})
-
-
-def _with_code(tree: Any, folder: RunFolder) -> Any:
-    """The tree with the user's files copied into `code/` and named there."""
-    if isinstance(tree, dict):
-        return {
-            k: _copied(k, v, folder) if k in ("target", "path") and isinstance(v, str) else _with_code(v, folder)
-            for k, v in tree.items()
-        }
-    if isinstance(tree, list):
-        return [_with_code(v, folder) for v in tree]
-    return tree
-
-
-def _copied(key: str, value: str, folder: RunFolder) -> str:
-    name, colon, attribute = value.rpartition(":") if key == "target" else (value, "", "")
-    source = Path(name)
-    if not source.is_file() or (key == "target" and source.suffix != ".py") or source.stat().st_size > COPIED_BYTES:
-        return value
-    folder.code.mkdir(exist_ok=True)
-    copy = folder.code / source.name
-    if copy.exists() and copy.read_bytes() != source.read_bytes():
-        copy = folder.code / f"{uuid.uuid4().hex[:6]}-{source.name}"
-    if source.resolve() != copy.resolve():
-        shutil.copy2(source, copy)
-    return f"code/{copy.name}{colon}{attribute}"
 
 
 def start(prepared: Prepared) -> RunResult:
