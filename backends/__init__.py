@@ -14,7 +14,7 @@ from backends.errors import MissingBackend, UserError, nearest
 __all__ = ["NAMES", "installed", "load"]
 
 NAMES = ("jax", "torch")
-"""The backends of this package; anything else that follows `backends.protocol` can be imported by its own name."""
+"""What `load` knows."""
 _PACKAGES = {"jax": ("jax", "jaxlib", "optax"), "torch": ("torch",)}
 
 

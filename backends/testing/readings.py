@@ -133,8 +133,8 @@ def check_probe_sees_the_noise_of_its_step(module: ModuleType, **settings: Any) 
 
 def check_a_restored_state_goes_on_with_the_same_bits(module: ModuleType, **settings: Any) -> None:
     """arrays -> a new backend -> load -> continue equals going on, for every kind of stage, in the middle of it."""
-    for task in (Curves(counts=True), Noisy()):
-        for index in range(len(STAGES)) if isinstance(task, Curves) else (0,):
+    for task, indices in ((Curves(counts=True), (0,)), (Curves(), range(1, len(STAGES))), (Noisy(), (0,))):
+        for index in indices:
             backend, feed = build(module, task, STAGES, **settings), task.feed(0)
             stage, state = STAGES[index], backend.init(0)
             for k in range(1, index + 1):

@@ -337,3 +337,22 @@ def check_new_samples_are_seen(module: ModuleType, **settings: Any) -> None:
         close(steps.losses[0], [expected[t.name] for t in trained_terms(task.terms)], f"step {step}", rtol=1e-10)
         assert isinstance(steps, Steps)
     assert calls == [0, 1, 2], f"samples were fetched {calls}"
+
+
+def check_equal_arrays_stay_apart(module: ModuleType, **settings: Any) -> None:
+    """One host array in several places (two moments, two columns) is several arrays on the device."""
+    task, stage = Curves(), ADAM[0]
+    backend = build(module, task, ADAM, **settings)
+    arrays, meta = backend.arrays(backend.init(0))
+    batches, t = task.batches(), np.linspace(-1, 1, 4)
+    apart = {"inside": {**batches["inside"], "t": np.tile(t, 3)}, "ends": {"t": t.copy(), "goal": t.copy()}}
+    shared = {"inside": apart["inside"], "ends": {"t": t, "goal": t}}
+    zeros = {name: np.zeros_like(value) for name, value in arrays.items() if name.startswith("optimizer/adam/mu/")}
+    twice = {**arrays, **{name: zero for mu, zero in zeros.items() for name in (mu, mu.replace("/mu/", "/nu/"))}}
+    found = []
+    for given, samples in ((arrays, apart), (twice, shared)):
+        feed = task.feed(0)
+        feed.make = lambda version, samples=samples: samples
+        state, _ = backend.step(backend.load(given, meta), 3, table(task, stage, 3), feed, 0)
+        found.append(snapshot(backend, state))
+    same_bits(found[0], found[1], "arrays given once and twice")

@@ -11,6 +11,7 @@ import pytest
 import backends
 from backends import testing
 from backends.errors import MissingBackend
+from backends.testing.pairs import check_a_state_crosses_over
 
 
 def module(name: str) -> ModuleType:
@@ -30,7 +31,23 @@ def test_the_backend_passes(check: Callable[..., None], name: str):
     check(module(name))
 
 
-@pytest.mark.parametrize(("one", "other"), [("jax", "torch"), ("torch", "jax")])
 @pytest.mark.parametrize("check", testing.PAIRS, ids=title)
-def test_both_backends_agree(check: Callable[..., None], one: str, other: str):
-    check(module(one), module(other))
+def test_both_backends_agree(check: Callable[..., None]):
+    check(module("jax"), module("torch"))
+
+
+COMPILED = ("equal_arrays_stay_apart", "first_order_updates", "nobody_writes_into_the_callers_arrays")
+
+
+@pytest.mark.parametrize("check", [c for c in testing.CHECKS if title(c) in COMPILED], ids=title)
+def test_torch_passes_compiled_too(check: Callable[..., None]):
+    check(module("torch"), compile="always")
+
+
+@pytest.mark.parametrize("check", [c for c in testing.CHECKS if title(c) in COMPILED], ids=title)
+def test_jax_passes_without_compilation_too(check: Callable[..., None]):
+    check(module("jax"), compile="never")
+
+
+def test_a_state_of_torch_goes_on_in_jax():
+    check_a_state_crosses_over(module("torch"), module("jax"))

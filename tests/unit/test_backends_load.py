@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import builtins
+import importlib.util
 import subprocess
 import sys
 from typing import Any
@@ -23,16 +23,8 @@ def test_an_unknown_backend_is_answered_with_the_nearest():
 
 @pytest.mark.parametrize(("name", "package"), [("jax", "optax"), ("torch", "torch")])
 def test_a_missing_package_names_the_extra_to_install(monkeypatch: pytest.MonkeyPatch, name: str, package: str):
-    for module in [m for m in sys.modules if m.startswith(f"backends.{name}")]:
-        monkeypatch.delitem(sys.modules, module)
-    real = builtins.__import__
-
-    def without(wanted: str, *args: Any, **kwargs: Any) -> Any:
-        if wanted.partition(".")[0] == package:
-            raise ModuleNotFoundError(f"No module named {wanted!r}", name=wanted)
-        return real(wanted, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda wanted: None if wanted == package else real(wanted))
     with pytest.raises(MissingBackend, match=rf'pip install "orchestrator\[{name}\]"'):
         backends.load(name)
 
