@@ -17,7 +17,7 @@ DTYPES: Mapping[Precision, torch.dtype] = {"float32": torch.float32, "float64": 
 
 
 def resolve_device(name: str) -> str:
-    """ "auto" -> "cuda:0" where there is one, else "cpu"; "cuda" -> "cuda:0". Raises UserError for what is not there."""
+    """What "auto" ("cuda:0" where there is one, else "cpu") or "cuda" means. Raises UserError for what is not there."""
     if name == "cpu":
         return name
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -69,3 +69,10 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
         yield
     finally:
         torch.set_default_dtype(before)
+
+
+@contextmanager
+def own_generator(device: torch.device) -> Iterator[None]:
+    """Leaves torch's generator, whose numbers belong to the user, as it was."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield

@@ -16,11 +16,11 @@ from backends.randomness import generator
 from backends.spec import Stage
 from backends.task import Batches, Columns, Feed, Task, trainable, trained_terms
 from backends.torch import quasi_newton
-from backends.torch.device import DTYPES, fetch, put, set_threads
+from backends.torch.device import DTYPES, fetch, own_generator, put, set_threads
 from backends.torch.first_order import OPTIMIZERS
 from backends.torch.layout import Layout
 from backends.torch.objective import Objective, Row
-from backends.torch.program import Program, own_generator
+from backends.torch.program import Program
 from backends.torch.readings import Readings
 from backends.torch.samples import Batch, Holder
 from backends.torch.state import Arrays, Format, State, converted
@@ -100,7 +100,7 @@ class TorchBackend:
         if "grad_norms" in what:
             found["grad_norms"] = np.linalg.norm(slopes, axis=1)
         if "gradient" in what:
-            found["gradient"] = fetch(program.objective.row.part(row, "weight/")) @ slopes
+            found["gradient"] = fetch(program.objective.row.part(row, "weight/")).astype(np.float64) @ slopes
         return {name: found[name] for name in found if name in what}
 
     # --- readings ---

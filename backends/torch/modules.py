@@ -91,9 +91,7 @@ class ModuleNetwork(Network):
     def aux(self) -> dict[str, NDArray[Any]]:
         """The module's buffers."""
         buffers = self._made().named_buffers()
-        return {
-            name: (b.double() if b.is_floating_point() else b).detach().cpu().numpy().copy() for name, b in buffers
-        }
+        return {name: (b.double() if b.is_floating_point() else b).detach().cpu().numpy().copy() for name, b in buffers}
 
     def bound(self, context: Context) -> ModuleNetwork:
         """This network with the buffers of `context`, in training or not; in training it writes new buffers there."""
@@ -147,8 +145,8 @@ class ModuleNetwork(Network):
             return out[None]
         found = f"a tensor of the shape {list(out.shape)}" if isinstance(out, Tensor) else _described(out)
         raise UserError(
-            f"the network {self._name} returned {found} for an input of the shape {[samples, h.shape[0]]}; forward must "
-            f"return a tensor [samples, outputs] = {[samples, self._outputs]}",
+            f"the network {self._name} returned {found} for an input of the shape {[samples, h.shape[0]]}; "
+            f"forward must return a tensor [samples, outputs] = {[samples, self._outputs]}",
             path="network.target",
         )
 

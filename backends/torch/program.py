@@ -7,8 +7,7 @@ optimizer. State and accumulator are written in place, so the loop hands over th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +15,7 @@ import torch
 
 from backends.randomness import digest
 from backends.spec import Stage
+from backends.torch.device import own_generator
 from backends.torch.first_order import OPTIMIZERS, clipped
 from backends.torch.objective import Objective
 from backends.torch.samples import Batch, columns
@@ -53,7 +53,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Bound:
-    """A recorded function with the arguments that stay throughout a dispatch in front, and those of each step behind."""
+    """A recorded function: in front the arguments that stay throughout a dispatch, behind those of each step."""
 
     traced: Traced
     head: tuple[Tensor, ...]
@@ -193,7 +193,8 @@ class Program:
         """`fn` recorded for these arguments and those of the group's first step."""
         key = (self.stage.kind, tuple(group.counts.items()))
         traced = self.functions.get(name, key, fn, (*head, *middle, group.now[0]), self.dtype, self.compiled)
-        return Bound(traced, tuple(leaves(head)), [leaves(now) for now in group.now])
+        stays = not any(group.now[0].values())
+        return Bound(traced, tuple(leaves(head)), [[]] * len(group.now) if stays else [leaves(n) for n in group.now])
 
     def draw_alike(self, row: Tensor) -> None:
         """Seeds torch's generator, from which a user's module draws, as a function of (seed, step, rank)."""
@@ -213,10 +214,3 @@ def write(into: dict[str, Tensor], new: dict[str, Tensor], ok: Tensor | None = N
     for name, old in into.items():
         if new[name] is not old:
             old.copy_(new[name] if ok is None else torch.where(ok, new[name], old))
-
-
-@contextmanager
-def own_generator(device: torch.device) -> Iterator[None]:
-    """Leaves torch's generator, whose numbers belong to the user, as it was."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -12,9 +13,10 @@ import torch
 
 from backends import quasi
 from backends.protocol import Steps
-from backends.torch.device import fetch
+from backends.spec import Lbfgs, SsBroyden
+from backends.torch.device import fetch, own_generator
 from backends.torch.ops import OPS
-from backends.torch.program import Program, own_generator
+from backends.torch.program import Program
 from backends.torch.samples import Batch
 from backends.torch.state import State
 from backends.torch.tracing import Traced
@@ -34,20 +36,18 @@ def iterate(program: Program, state: State, batches: Sequence[Batch], rows: Tens
     parameters alone.
     """
     value_and_gradient, draws = _function(program, state, batches, rows)
-    solver = _Recorded(program)
+    solver, stage = _Recorded(program), program.stage
+    assert isinstance(stage, Lbfgs | SsBroyden)
     terms = len(program.objective.terms)
     losses, ok = np.zeros((len(rows), terms)), np.ones(len(rows), np.bool_)
     evaluations, ended = np.zeros(len(rows), np.int64), ""
-    generator = own_generator(rows.device) if draws else None
-    if generator:
-        generator.__enter__()
-    try:
+    with own_generator(rows.device) if draws else nullcontext():
         for i, row in enumerate(torch.unbind(rows, 0)):
             weights, constants = (program.objective.row.part(row, p) for p in ("weight/", "task/"))
             stamp = torch.full((1,), stamps[i], dtype=torch.float64, device=row.device)
             key = torch.cat([stamp, weights, constants]).to(program.dtype)
             found = quasi.iteration(
-                program.stage, OPS, partial(value_and_gradient, i, row), state.x, state.optimizer, key,
+                stage, OPS, partial(value_and_gradient, i, row), state.x, state.optimizer, key,
                 direction=solver.direction, update=solver.update,
             )  # fmt: skip
             state.x, state.optimizer, after, count, code = found
@@ -59,9 +59,6 @@ def iterate(program: Program, state: State, batches: Sequence[Batch], rows: Tens
                 ended = quasi.WHY[why]
                 losses[i + 1 :] = losses[i]
                 break
-    finally:
-        if generator:
-            generator.__exit__(None, None, None)
     return Steps(losses, ok, evaluations, ended)
 
 

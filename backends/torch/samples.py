@@ -90,6 +90,8 @@ class Holder:
     def _batch(self, name: str, stacked: Mapping[str, Any], steps: int, dtype: torch.dtype) -> Batch:
         whole, passes = self._sizes[name]
         rows = self._rows(name, whole)
+        if not stacked:
+            return Batch(name, rows.stop - rows.start, passes, self._fixed[name], [[{}] * passes] * steps)
         tensors = {k: put(v[:, rows], dtype, self.device) for k, v in stacked.items()}
         each = {k: _rows(x) for k, x in tensors.items()}
         now = [cut({k: x[i] for k, x in each.items()}, passes) for i in range(steps)]

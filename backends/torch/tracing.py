@@ -24,7 +24,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
 from backends.errors import UserError
-from backends.torch.device import default_dtype
+from backends.torch.device import default_dtype, own_generator
 
 Tree = Any
 """Tensors in tuples, lists and dicts."""
@@ -61,12 +61,13 @@ class Functions:
         dtype: torch.dtype,
         compiled: bool,
     ) -> Traced:
-        """`fn` recorded for arguments like `example`; `name` is what `counts` calls it, `key` tells apart equal names."""
+        """`fn` recorded for arguments like `example`. `counts` calls it `name`; `key` tells apart equal names."""
         flat, spec = pytree.tree_flatten(example)
         signature = (name, key, spec, tuple((tuple(x.shape), x.dtype) for x in flat))
         if signature not in self.known:
             self.counts[name] += 1
-            with default_dtype(dtype):
+            device = flat[0].device
+            with default_dtype(dtype), own_generator(device):
                 self.known[signature] = self._record(name, fn, flat, spec, compiled)
         return self.known[signature]
 
@@ -98,6 +99,11 @@ class Functions:
         graph.graph.eliminate_dead_code()
         graph.recompile()
         draws = any(torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()) for node in graph.graph.nodes)
+        if draws and compiled:
+            self._once(
+                f"{name} draws random numbers of torch's own; they are seeded by (seed, step), so a resumed run "
+                "repeats them, but it runs uncompiled, several times slower"
+            )
         return Traced(self._compiled(graph, flat) if compiled and not draws else graph, outs[0], draws)
 
     def _compiled(self, graph: torch.fx.GraphModule, flat: list[torch.Tensor]) -> Callable[..., Any]:
@@ -132,7 +138,7 @@ def leaves(tree: Tree) -> list[torch.Tensor]:
     return pytree.tree_leaves(tree)
 
 
-def standalone(graph: torch.fx.GraphModule, flat: list[torch.Tensor]) -> Callable[..., Any]:
+def standalone(graph: torch.fx.GraphModule, flat: list[Any]) -> Callable[..., Any]:
     """The graph as machine code for these shapes. Raises whatever inductor raises."""
     from torch._inductor import standalone_compile  # costs a second, and short runs do without
 
@@ -156,8 +162,9 @@ def _copies(flat: list[torch.Tensor]) -> list[torch.Tensor]:
 
 
 def _host_generators() -> tuple[Any, ...]:
-    kind, words, *rest = np.random.get_state()  # noqa: NPY002 (looked at, not drawn from)
-    return (random.getstate(), kind, words.tobytes(), *rest)
+    """Where Python's and numpy's global generators stand."""
+    state: Any = np.random.get_state()  # noqa: NPY002 (looked at, not drawn from)
+    return random.getstate(), state[1].tobytes(), state[2:]
 
 
 def _line(error: Exception) -> str:
