@@ -88,6 +88,11 @@ class Server:
                 raise RunFailed(f"the MLflow server for {self._uri} does not start{where}")
             time.sleep(0.2)
 
+    @property
+    def pid(self) -> int | None:
+        """The server's process, which leads a process group of its own; None where it does not run."""
+        return None if self._process is None else self._process.pid
+
     def wait(self) -> None:
         """Until the server ends by itself."""
         if self._process is not None:

@@ -98,7 +98,7 @@ def _line(uuid: str, section: str, metric: str, title: str, *, log: bool) -> dic
 
 
 def _image(uuid: str, section: str, key: str) -> dict[str, Any]:
-    return {**_card(uuid, section, "IMAGE"), "imageKeys": [key], "step": 0, "showRunParams": True}
+    return {**_card(uuid, section, "IMAGE"), "imageKeys": [key], "step": 0, "showRunParams": False}
 
 
 def _card(uuid: str, section: str, kind: str) -> dict[str, Any]:

@@ -30,8 +30,8 @@ log = logging.getLogger("orchestrator")
 
 TAG = "orchestrator."
 """Prefix of our own tags."""
-_LEFT_OUT = ("version", "extends", "name", "storage", "tracking", "start_from")
-"""Parts of the file that say where a run is kept, not what it computes: no parameters in MLflow."""
+_LEFT_OUT = ("version", "extends", "name", "storage", "tracking", "figures")
+"""Parts of the file that say how a run is kept and drawn, not what it computes: no parameters in MLflow."""
 
 
 TagName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_./ -]{0,249}$")]

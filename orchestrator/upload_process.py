@@ -39,7 +39,8 @@ class Loop:
         self.folder, self.once, self.since = folder, once, since
         self.parent = os.getppid()
         self.closed_at: float | None = None
-        """When the process that started this one said that nothing more comes, or died."""
+        """When our stdin was closed: the process that started this one said goodbye, or died."""
+        self.told_to_leave = False
         self.sent = Sent()
         self.saved_at = 0.0
 
@@ -54,7 +55,7 @@ class Loop:
             except Timeout:  # another uploader, of an earlier attempt, is still at work
                 if not self.once and self.closed_at is None:
                     self._listen(0)
-                if self.once or self._told_to_leave():
+                if self.once or self.told_to_leave:
                     return BUSY
 
     def _upload(self) -> int:
@@ -95,7 +96,7 @@ class Loop:
             replay.close(self.sent.status)
             return True
         running = owner(RunFolder(self.folder))
-        if self.once or self._told_to_leave():
+        if self.once or self.told_to_leave:
             if running is None:
                 self._close_abandoned(replay)
             return True
@@ -115,10 +116,6 @@ class Loop:
         else:
             replay.close("killed", "its process ended without a word")
 
-    def _told_to_leave(self) -> bool:
-        """Whether the process that started this one lives and said that nothing more comes."""
-        return self.closed_at is not None and os.getppid() == self.parent
-
     def _hopeless(self, failures: int) -> bool:
         if self.once:
             return failures >= ONCE_ATTEMPTS
@@ -134,7 +131,10 @@ class Loop:
 
     def _listen(self, seconds: float) -> None:
         readable, _, _ = select.select([sys.stdin], [], [], seconds)
-        if (readable and not os.read(sys.stdin.fileno(), 4096)) or os.getppid() != self.parent:
+        heard = os.read(sys.stdin.fileno(), 4096) if readable else None
+        if heard:
+            self.told_to_leave = True
+        if heard is not None or os.getppid() != self.parent:
             self.closed_at = time.monotonic()
 
 

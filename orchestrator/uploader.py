@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 FINISH_S = 60.0
 """Longest wait at a run's end without any progress (a fresh local store needs 12 s for its tables)."""
+GOODBYE = b"end\n"
+"""Written to the process's stdin at a run's end; the end of stdin without it means that the run's process died."""
 BUSY = 4
 """Exit code of a process that found another uploader at work."""
 
@@ -120,6 +122,8 @@ class Handle:
         if process is None:
             return report(self.folder, self._error)
         if process.stdin is not None:
+            with contextlib.suppress(OSError):
+                process.stdin.write(GOODBYE)
             with contextlib.suppress(OSError):
                 process.stdin.close()
         began = moved = time.monotonic()

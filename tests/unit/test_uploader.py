@@ -236,6 +236,23 @@ def test_a_run_that_goes_on_is_running_again(tmp_path: Path, store: Store):
     assert (store.runs[0].info.status, store.runs[0].data.tags["orchestrator.status"]) == ("RUNNING", "running")
 
 
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ("finished", "FINISHED"),
+        ("stopped", "FINISHED"),
+        ("killed", "KILLED"),
+        ("preempted", "KILLED"),
+        ("failed", "FAILED"),
+    ],
+)
+def test_the_words_for_an_end_become_mlflows(tmp_path: Path, store: Store, ours: str, theirs: str):
+    make(tmp_path)
+    event(tmp_path, "status", status=ours)
+    send(tmp_path)
+    assert (store.runs[0].info.status, store.runs[0].data.tags["orchestrator.status"]) == (theirs, ours)
+
+
 def test_a_changed_parameter_of_a_resumed_run_does_not_stop_it(tmp_path: Path, store: Store):
     make(tmp_path)
     send(tmp_path)
@@ -404,6 +421,7 @@ def test_parameters_are_flat_and_stages_go_by_name():
         "stages": [{"name": "warm", "kind": "adam", "lr": 1e-3, "schedule": {"kind": "cosine"}}],
         "scaling": {"coords": True, "fields": {}},
         "figures": {"formats": ["png", "pdf"]},
+        "callbacks": [{"kind": "custom", "names": ["a", "b"]}],
     }
     assert params(tree) == {
         "backend": "jax",
@@ -411,5 +429,6 @@ def test_parameters_are_flat_and_stages_go_by_name():
         "stages.warm.lr": 1e-3,
         "stages.warm.schedule.kind": "cosine",
         "scaling.coords": "true",
-        "figures.formats": "png, pdf",
+        "callbacks.0.kind": "custom",
+        "callbacks.0.names": "a, b",
     }
