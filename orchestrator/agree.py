@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from backends.environment import environment
-from backends.weighting import Weighting
 from numpy.typing import NDArray
 
+from backends.environment import environment
 from backends.errors import RunFailed, UserError
+from backends.weighting import Weighting
 from orchestrator.assemble import CAPACITY, assemble
 from orchestrator.config import Experiment
 from orchestrator.knobs import Knobs, initial

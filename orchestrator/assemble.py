@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from backends.own_code import load as load_own
-
 import backends
 from backends.networks.custom import CustomNetwork
+from backends.own_code import load as load_own
 from backends.protocol import Backend, Settings, World, precision_of
 from backends.spec import Stage
 from backends.task import Task

@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from backends.own_code import load as load_own
-from backends.weighting import check as check_weights
-
 from backends.errors import UserError, nearest
 from backends.networks.custom import CustomNetwork
 from backends.networks.vae import VaeNetwork
+from backends.own_code import load as load_own
 from backends.task import Parts, Task
+from backends.weighting import check as check_weights
 from orchestrator.callbacks import CustomCallback, Ramp
 from orchestrator.config import Experiment
 from orchestrator.knobs import owners
@@ -47,9 +46,15 @@ def check(experiment: Experiment, folder: Path) -> Task:
         raise UserError(message, path=f"callbacks.{ramps[number][0]}.knob")
     for i, callback in enumerate(experiment.callbacks):
         if isinstance(callback, CustomCallback):
-            load_own(callback.target, folder)
+            try:
+                callback.check(folder)
+            except UserError as error:
+                raise UserError(str(error), path=f"callbacks.{i}.target") from error
     if isinstance(experiment.network, CustomNetwork):
-        load_own(experiment.network.target, folder)
+        try:
+            load_own(experiment.network.target, folder)
+        except UserError as error:
+            raise UserError(str(error), path="network.target") from error
     _best_exists(experiment, task)
     return task
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,7 +14,7 @@ from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, Positi
 
 from backends.errors import UserError
 from backends.spec import Leaf
-from orchestrator.hooks import Ask, Moment
+from orchestrator.hooks import METHODS, Ask, Moment, own_code
 
 
 class EarlyStopping(Leaf):
@@ -108,7 +109,36 @@ class CustomCallback(Leaf):
         from backends.own_code import load
 
         factory: Any = load(self.target, folder)
-        return factory(**(self.model_extra or {}))
+        with own_code(getattr(factory, "__init__", factory), self.target):
+            return factory(**(self.model_extra or {}))
+
+    def check(self, folder: Path) -> None:
+        """Load the target and see whether it takes these arguments. Raises UserError."""
+        from backends.own_code import load
+
+        factory: Any = load(self.target, folder)
+        if not callable(factory):
+            raise UserError(f"{self.target} is no class; a callback is a class with a method step(moment)")
+        try:
+            inspect.signature(factory).bind(**(self.model_extra or {}))
+        except TypeError as error:
+            raise UserError(f"{self.target} can't be made with the keys given here: {error}") from error
+        except ValueError:
+            return  # made in C: only the call itself can tell
+        if isinstance(factory, type) and not any(hasattr(factory, m) for m in METHODS):
+            raise UserError(f"{self.target} has none of the methods {', '.join(METHODS)}; it would never be called")
 
 
 CallbackSpec = Annotated[EarlyStopping | Ramp | CustomCallback, Field(discriminator="kind")]
+
+
+def named(specs: Sequence[CallbackSpec], folder: Path) -> dict[str, Any]:
+    """The callbacks of a file (ramps are knobs, not callbacks), by names that do not depend on where the file lies."""
+    made: dict[str, Any] = {}
+    for spec in specs:
+        if isinstance(spec, Ramp):
+            continue
+        name = Path(spec.target).name if isinstance(spec, CustomCallback) else spec.kind
+        count = sum(1 for known in made if known.partition("#")[0] == name)
+        made[f"{name}#{count + 1}" if count else name] = spec.make(folder)
+    return made

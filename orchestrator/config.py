@@ -10,7 +10,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from backends.weighting import FixedWeights, WeightsSpec
 from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 from pydantic_core import PydanticCustomError
 
@@ -19,6 +18,7 @@ from backends.networks import NetworkSpec
 from backends.networks.mlp import MLP
 from backends.spec import Clip, Leaf, Points, Precision, Rad, SsBroyden, Stage
 from backends.tasks import TaskUnion
+from backends.weighting import FixedWeights, WeightsSpec
 from orchestrator.callbacks import CallbackSpec
 from orchestrator.tracking import Tracking
 

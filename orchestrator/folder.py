@@ -53,6 +53,8 @@ class RunFolder:
 
     experiment = _Entry("experiment.yaml")
     """The resolved experiment: it runs again where it lies."""
+    resolved = _Entry("resolved.json")
+    """What `experiment.yaml` and the files in `code/` were when the run wrote them."""
     original = _Entry("original.yaml")
     """The experiment file as the user wrote it."""
     code = _Entry("code")

@@ -12,15 +12,22 @@ Asks take effect at the dispatch boundary.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, runtime_checkable
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from backends.errors import OrchestratorError, OwnCodeFailed
+
 Status = Literal["waiting", "running", "finished", "stopped", "killed", "preempted", "failed"]
-"""finished: all steps done; stopped: early, by a callback or scheduler; killed: Ctrl-C or `stop`; preempted: SIGTERM."""
+"""finished: all steps done; stopped: early, by a callback or scheduler; killed: Ctrl-C or `stop`; preempted: SIGTERM"""
+METHODS = ("start", "step", "end")
+"""What a callback may have."""
 
 
 @dataclass(frozen=True)
@@ -69,16 +76,42 @@ class Outcome:
     """Seconds spent in optimizer steps."""
 
 
-@runtime_checkable
-class Callback(Protocol):
-    """The full set of methods; the loop calls those that exist."""
-
-    def step(self, moment: Moment) -> Ask | None:
-        """Called after every dispatch."""
-        ...
-
-
 def call(callback: Any, method: str, *args: Any) -> Any:
-    """Call `method` where the callback has it."""
+    """Call `method` where the callback has it. What it raises becomes OwnCodeFailed, with file and line."""
     found = getattr(callback, method, None)
-    return None if found is None else found(*args)
+    if found is None:
+        return None
+    with own_code(found, f"{type(callback).__name__}.{method}"):
+        return found(*args)
+
+
+def ask(callback: Any, method: str, moment: Moment) -> Ask | None:
+    """Call `start` or `step` of a callback. Raises OwnCodeFailed where it answers with anything but an Ask."""
+    answer = call(callback, method, moment)
+    if answer is None or isinstance(answer, Ask):
+        return answer
+    given = type(answer).__name__
+    raise OwnCodeFailed(
+        f"{type(callback).__name__}.{method} returned {given}; it must return an orchestrator.Ask or None"
+    )
+
+
+@contextmanager
+def own_code(function: Any, name: str) -> Iterator[None]:
+    """Turns what the user's `function` raises into OwnCodeFailed that begins with `mine.py:12: Watch.step: `."""
+    try:
+        yield
+    except OrchestratorError:
+        raise
+    except Exception as error:
+        raise OwnCodeFailed(f"{_place(function, error)}{name}: raised {type(error).__name__}: {error}") from error
+
+
+def _place(function: Any, error: Exception) -> str:
+    """The innermost line of the file that defines `function`, else the line that raised."""
+    code = getattr(function, "__code__", None)
+    frames = traceback.extract_tb(error.__traceback__)[1:]  # the first one is ours
+    own = [f for f in frames if code is not None and f.filename == code.co_filename] or frames
+    if own:
+        return f"{Path(own[-1].filename).name}:{own[-1].lineno}: "
+    return f"{Path(code.co_filename).name}:{code.co_firstlineno}: " if code is not None else ""

@@ -6,15 +6,16 @@ owns the knob that it names. Nothing here is compiled, so a change costs nothing
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from backends.schedules import rates
 from numpy.typing import NDArray
 
 from backends.errors import UserError, nearest
 from backends.protocol import columns_of
+from backends.schedules import rates
 from backends.spec import Clip, Stage
 from backends.task import Task
 from orchestrator.callbacks import Ramp
@@ -28,6 +29,10 @@ class Knobs:
     ramps: tuple[Ramp, ...] = ()
     clip: Clip | None = None
     task: Task = field(kw_only=True)
+    weighting: str = "fixed"
+    """The kind of the strategy that writes `weight/*`."""
+    owners: dict[str, str] = field(default_factory=dict)
+    """The callback that has set a knob; nobody else may."""
 
     def table(self, stage: Stage, step: int, within: int, n: int) -> NDArray[np.float64]:
         """[n, columns] for n steps from global step `step`, which is step `within` of the stage."""
@@ -48,19 +53,31 @@ class Knobs:
 
     def now(self, stage: Stage, step: int, within: int) -> dict[str, float]:
         """Every live value at one step, by name."""
-        row = self.table(stage, step, within, 1)[0]
-        return dict(zip(columns_of(stage, self.task, self.clip), row.tolist()))
+        return self.named(stage, self.table(stage, step, within, 1)[0])
 
-    def set(self, changes: Mapping[str, float], owner: str) -> None:
-        """Write values that callbacks asked for; unknown names and values owned by a ramp are refused."""
+    def named(self, stage: Stage, row: NDArray[np.float64]) -> dict[str, float]:
+        """A row of the table, by name."""
+        return dict(zip(columns_of(stage, self.task, self.clip), row.tolist(), strict=True))
+
+    def set(self, changes: Mapping[str, float], asking: str) -> None:
+        """Write values that a callback asked for. Raises UserError for unknown names and for another's knob."""
         for name, value in changes.items():
             if name not in self.values:
-                raise UserError(
-                    f"{owner} asks for the knob {name!r}, which this run does not have{nearest(name, self.values)}"
-                )
-            if any(r.knob == name for r in self.ramps):
-                raise UserError(f"{owner} asks for the knob {name!r}, which a ramp owns already")
+                raise UserError(f"{asking} asks for the knob {name!r}, which it can't set{nearest(name, self.values)}")
+            owner = self._owner(name)
+            if owner not in ("", asking):
+                raise UserError(f"{asking} asks for the knob {name!r}, which {owner} owns already; keep one of them")
+            if not math.isfinite(value) or (value < 0 and name.startswith("weight/")):
+                raise UserError(f"{asking} asks for {name} = {value}; it must be finite, and a weight not negative")
+            self.owners[name] = asking
             self.values[name] = float(value)
+
+    def _owner(self, name: str) -> str:
+        if any(r.knob == name for r in self.ramps):
+            return "a ramp"
+        if name.startswith("weight/") and self.weighting != "fixed":
+            return f"`weights: {{kind: {self.weighting}}}`"
+        return self.owners.get(name, "")
 
 
 def initial(task: Task, weights: Mapping[str, float]) -> dict[str, float]:

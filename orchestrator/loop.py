@@ -7,6 +7,7 @@ dispatches as one that was never stopped, and gives the same bits.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from backends.errors import NonFinite
 from backends.protocol import Backend, Steps, finite_terms
 from backends.spec import Stage
 from backends.task import Feed, Task
-from orchestrator.hooks import Ask, Moment, Outcome, Status, call
+from orchestrator.hooks import Ask, Moment, Outcome, Status, ask, call
 from orchestrator.knobs import Knobs
 from orchestrator.timeline import Position, Timeline, due
 
@@ -30,7 +31,10 @@ class Live:
     """Everything that changes while a run trains."""
 
     at: Position
+    """The next step."""
     state: Any
+    stepped: tuple[str, dict[str, float]] | None = None
+    """Stage and knobs of the last step that this process did."""
     best: float = float("inf")
     latest: dict[str, float] = field(default_factory=dict)
     train_s: float = 0.0
@@ -79,35 +83,50 @@ class Plan:
 
 def train(plan: Plan, live: Live, *, resumed: bool) -> Outcome:
     """Run from `live.at` to the end of the last stage, or until somebody asks to stop."""
-    status: Status = "finished"
-    reason = ""
+    try:
+        status, reason = _steps(plan, live, resumed)
+        if live.checkpoint is None or not live.checkpoint.endswith(f"{live.at.step:09d}"):
+            live.checkpoint = plan.save(live, False)
+        plan.draw(live.state, live.at.step)
+    except Exception as error:
+        with contextlib.suppress(Exception):  # the first failure is the one to tell
+            _end(plan, live, "failed", str(error))
+        raise
+    return _end(plan, live, status, reason)
+
+
+def _steps(plan: Plan, live: Live, resumed: bool) -> tuple[Status, str]:
+    """All dispatches that are left; how they ended, and why."""
+    evaluated = {} if resumed else _evaluate(plan, live)
+    asks = _ask(plan, "start", _moment(plan, live, None, evaluated))
     if not resumed:
-        _evaluate(plan, live)
-        plan.record(0, live.latest)
-    asks = _ask(plan, "start", _moment(plan, live, None, {}))
+        plan.record(0, {**live.latest, **_said(asks)})
+    if any(a.save for a in asks):
+        live.checkpoint = plan.save(live, False)
     while not plan.timeline.over(live.at):
         if stopping := plan.stop() or _asked_to_stop(asks):
-            status, reason = stopping
-            break
+            return stopping
         steps, ended = _dispatch(plan, live)
         step, last = live.at.step, plan.timeline.over(live.at)
-        if not last:
-            plan.adapt(live)
-            plan.reweigh(live, steps)
+        plan.adapt(live)
+        plan.reweigh(live, steps)
         evaluated = _evaluate(plan, live) if due(step, plan.evaluate_every) or last else {}
         asks = _ask(plan, "step", _moment(plan, live, steps, evaluated))
-        if due(step, plan.record_every) or evaluated or ended:
-            plan.record(step, {**_training_metrics(plan, live, steps), **evaluated, **_said(asks)})
+        said = _said(asks)
+        if due(step, plan.record_every) or evaluated or ended or said:
+            plan.record(step, {**_training_metrics(plan, live, steps), **evaluated, **said})
         improved = _improved(plan, live, evaluated)
-        if due(step, plan.checkpoint_every) or last or improved or any(a.save for _, a in asks):
+        if due(step, plan.checkpoint_every) or last or improved or any(a.save for a in asks):
             live.checkpoint = plan.save(live, improved)
         if due(step, plan.figures_every) and not last:
             plan.draw(live.state, step)
         if evaluated:
             plan.report(step, live.latest)
-    if live.checkpoint is None or not live.checkpoint.endswith(f"{live.at.step:09d}"):
-        live.checkpoint = plan.save(live, False)
-    plan.draw(live.state, live.at.step)
+    return "finished", ""
+
+
+def _end(plan: Plan, live: Live, status: Status, reason: str) -> Outcome:
+    """Sum up, and tell the callbacks."""
     outcome = Outcome(status, live.at.step, reason, dict(live.latest), live.checkpoint, live.train_s)
     for callback in plan.callbacks:
         call(callback, "end", _moment(plan, live, None, {}), outcome)
@@ -136,6 +155,7 @@ def _dispatch(plan: Plan, live: Live) -> tuple[Steps, bool]:
             live.stalled, ended = True, False
     else:
         live.stalled = False
+    live.stepped = (stage.name, plan.knobs.named(stage, table[max(done - 1, 0)]))
     live.at = plan.timeline.after(at, done, ended=ended)
     if live.at.stage != at.stage:
         live.state = plan.backend.enter(live.state, live.at.stage)
@@ -149,10 +169,8 @@ def _evaluate(plan: Plan, live: Live) -> dict[str, float]:
 
 
 def _training_metrics(plan: Plan, live: Live, steps: Steps) -> dict[str, float]:
-    """The last step's terms, their weighted sum, the live knobs and the speed."""
-    at = live.at
-    within = max(at.within - 1, 0)
-    knobs = plan.knobs.now(plan.stages[at.stage], max(at.step - 1, 0), within)
+    """The last step's terms, their weighted sum, its knobs and the speed."""
+    _, knobs = _stepped(plan, live)
     names = [t.name for t in plan.task.terms if t.trained]
     done = max(int(np.count_nonzero(steps.evaluations)), 1)
     losses = dict(zip(names, steps.losses[done - 1].tolist()))
@@ -167,31 +185,34 @@ def _training_metrics(plan: Plan, live: Live, steps: Steps) -> dict[str, float]:
 
 def _moment(plan: Plan, live: Live, steps: Steps | None, metrics: Metrics) -> Moment:
     names = tuple(t.name for t in plan.task.terms if t.trained)
+    stage, knobs = _stepped(plan, live)
+    losses = steps.losses if steps is not None else np.zeros((0, len(names)))
+    return Moment(live.at.step, stage, names, losses, knobs, metrics)
+
+
+def _stepped(plan: Plan, live: Live) -> tuple[str, dict[str, float]]:
+    """Stage and knobs of the last step; before the first one, those of the next."""
     stage = plan.stages[live.at.stage]
-    return Moment(
-        step=live.at.step,
-        stage=stage.name,
-        terms=names,
-        losses=steps.losses if steps is not None else np.zeros((0, len(names))),
-        knobs=plan.knobs.now(stage, live.at.step, live.at.within),
-        metrics=metrics,
-    )
+    return live.stepped or (stage.name, plan.knobs.now(stage, live.at.step, live.at.within))
 
 
-def _ask(plan: Plan, method: str, moment: Moment) -> list[tuple[Any, Ask]]:
+def _ask(plan: Plan, method: str, moment: Moment) -> list[Ask]:
     """Ask every callback and write the knobs that they want."""
-    asks = [(c, answer) for c in plan.callbacks if isinstance(answer := call(c, method, moment), Ask)]
-    for callback, ask in asks:
-        plan.knobs.set(ask.knobs, type(callback).__name__)
+    asks: list[Ask] = []
+    for number, callback in enumerate(plan.callbacks):
+        answer = ask(callback, method, moment)
+        if answer is not None:
+            plan.knobs.set(answer.knobs, f"callback {number} ({type(callback).__name__})")
+            asks.append(answer)
     return asks
 
 
-def _said(asks: Sequence[tuple[Any, Ask]]) -> dict[str, float]:
-    return {name: value for _, ask in asks for name, value in ask.metrics.items()}
+def _said(asks: Sequence[Ask]) -> dict[str, float]:
+    return {name: float(value) for answer in asks for name, value in answer.metrics.items()}
 
 
-def _asked_to_stop(asks: Sequence[tuple[Any, Ask]]) -> tuple[Status, str] | None:
-    reasons = [ask.stop for _, ask in asks if ask.stop]
+def _asked_to_stop(asks: Sequence[Ask]) -> tuple[Status, str] | None:
+    reasons = [answer.stop for answer in asks if answer.stop]
     return ("stopped", reasons[0]) if reasons else None
 
 

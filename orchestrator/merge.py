@@ -20,7 +20,7 @@ def read_with_bases(path: Path, shown: str | None = None, above: tuple[Path, ...
     if not isinstance(document.tree, dict):
         kind = type(document.tree).__name__
         raise ConfigError([Problem(name, 1, 1, "", f"the top level must be a mapping (key: value), got a {kind}")])
-    _anchor(document.tree, path.parent)
+    anchor(document.tree, path.parent)
     base = document.tree.pop("extends", None)
     if base is None:
         return document
@@ -100,17 +100,17 @@ def _take(value: Any, old: Path_, new: Path_, document: Document, merged: Docume
     return value
 
 
-def _anchor(tree: Any, folder: Path) -> None:
+def anchor(tree: Any, folder: Path) -> None:
     """Make file names in `target` and `path` independent of where the merged file ends up."""
     if isinstance(tree, dict):
         for key, value in tree.items():
             if key in PATH_KEYS and isinstance(value, str):
                 tree[key] = anchored(key, value, folder)
             else:
-                _anchor(value, folder)
+                anchor(value, folder)
     elif isinstance(tree, list):
         for child in tree:
-            _anchor(child, folder)
+            anchor(child, folder)
 
 
 def anchored(key: str, value: str, folder: Path) -> str:

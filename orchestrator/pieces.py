@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from backends.weighting import Weighting
-
 from backends import checkpoint
-from backends.errors import UserError
+from backends.errors import OwnCodeFailed
 from backends.points import PointFeed
 from backends.protocol import Steps, World
+from backends.weighting import Weighting
 from orchestrator.assemble import Assembled
 from orchestrator.folder import RunFolder
 from orchestrator.hooks import Status, call
 from orchestrator.knobs import Knobs
 from orchestrator.loop import Live
 from orchestrator.record import Recorder, Silent
+from orchestrator.start_from import GROUPS, refuse_misfits, shapes
 from orchestrator.timeline import Position, due
 
 STOPS: tuple[Status, ...] = ("killed", "preempted", "stopped")
@@ -33,21 +35,24 @@ class Pieces:
     feed: Any
     weighting: Weighting
     knobs: Knobs
-    callbacks: list[Any]
+    callbacks: Mapping[str, Any]
+    """By a name that a resumed run finds again (`orchestrator.callbacks.named`)."""
     folder: RunFolder
     world: World
     recorder: Recorder | Silent
 
     # --- where it starts ---
 
-    def start(self, *, resume: bool, start_from: str | None) -> Live:
+    def start(self, *, resume: bool) -> Live:
         """A fresh state, the newest sound checkpoint, or another run's weights."""
         if resume:
             found = checkpoint.newest(self.folder.checkpoints, self.recorder.warn)
             if found is not None:
                 return self._restored(found)
-            self.recorder.warn("there is no sound checkpoint in this run: it starts again from step 0")
+            if checkpoint.listing(self.folder.checkpoints):
+                self.recorder.warn("there is no sound checkpoint in this run: it starts again from step 0")
         state = self.made.backend.init(self.made.experiment.seed)
+        start_from = self.made.experiment.start_from
         if start_from:
             state = self._adopted(state, checkpoint.load(Path(start_from)))
         return Live(Position(), state)
@@ -59,21 +64,26 @@ class Pieces:
         self.feed.load(snapshot.points)
         self.weighting.load(loop["weighting"])
         self.knobs.values.update(loop["knobs"])
-        for callback, kept in zip(self.callbacks, loop["callbacks"], strict=False):
-            if kept is not None:
-                call(callback, "load", kept)
+        for name, kept in loop["callbacks"].items():
+            if name in self.callbacks:  # others were taken out on resume
+                call(self.callbacks[name], "load", kept)
         at = self._position(Position(**loop["position"]))
         if at.stage != snapshot.meta["stage"]:
             state = self.made.backend.enter(state, at.stage)
         return Live(
             at,
             state,
-            best=math.inf if loop["best"] is None else loop["best"],
+            best=self._best(loop["best"]),
             latest=dict(loop["latest"]),
             train_s=loop["train_s"],
             checkpoint=f"step-{snapshot.step:09d}",
             stalled=loop["stalled"],
         )
+
+    def _best(self, kept: Mapping[str, Any]) -> float:
+        """The best value so far, of the metric that still decides."""
+        same = kept["metric"] == self.made.experiment.checkpoint.best and kept["value"] is not None
+        return kept["value"] if same else math.inf
 
     def _position(self, at: Position) -> Position:
         """A stage that was over when the checkpoint was written may have been given more steps since."""
@@ -85,15 +95,9 @@ class Pieces:
     def _adopted(self, state: Any, snapshot: checkpoint.Snapshot) -> Any:
         """Another run's weights under this run's fresh optimizer; names and shapes must fit."""
         arrays, meta = self.made.backend.arrays(state)
-        theirs = {k: v for k, v in snapshot.arrays.items() if k.startswith(("params/", "aux/"))}
-        ours = {k for k in arrays if k.startswith(("params/", "aux/"))}
-        wrong = sorted(set(theirs) ^ ours) or [k for k in sorted(ours) if theirs[k].shape != arrays[k].shape]
-        if wrong:
-            raise UserError(
-                f"the weights of that run do not fit this network: {', '.join(wrong[:5])} differ; use the same `network` as there",
-                path="start_from",
-            )
-        return self.made.backend.load({**arrays, **{k: v.astype(arrays[k].dtype) for k, v in theirs.items()}}, meta)
+        refuse_misfits(shapes(snapshot.arrays), shapes(arrays))
+        theirs = {k: v.astype(arrays[k].dtype) for k, v in snapshot.arrays.items() if k.startswith(GROUPS)}
+        return self.made.backend.load({**arrays, **theirs}, meta)
 
     # --- what the loop asks for ---
 
@@ -148,9 +152,12 @@ class Pieces:
                 "position": dataclasses.asdict(live.at),
                 "knobs": dict(self.knobs.values),
                 "weighting": self.weighting.state(),
-                "callbacks": [call(c, "state") for c in self.callbacks],
+                "callbacks": self._remembered(),
                 "latest": {k: v for k, v in live.latest.items() if math.isfinite(v)},
-                "best": live.best if math.isfinite(live.best) else None,
+                "best": {
+                    "metric": self.made.experiment.checkpoint.best,
+                    "value": live.best if math.isfinite(live.best) else None,
+                },
                 "stalled": live.stalled,
                 "train_s": live.train_s,
             },
@@ -160,3 +167,15 @@ class Pieces:
         self.recorder.saved(path, live.at.step, best)
         checkpoint.prune(self.folder.checkpoints, self.made.experiment.checkpoint.keep, self.recorder.best_steps)
         return path.name
+
+    def _remembered(self) -> dict[str, Any]:
+        """The state of every callback that has one. Raises OwnCodeFailed where it is no plain data."""
+        found = {name: call(callback, "state") for name, callback in self.callbacks.items()}
+        for name, state in found.items():
+            try:
+                json.dumps(state, default=lambda value: value.tolist())
+            except (TypeError, ValueError, AttributeError) as error:
+                raise OwnCodeFailed(
+                    f"{name}: state() must return what JSON can hold (numbers, text, lists, dicts): {error}"
+                ) from error
+        return {name: state for name, state in found.items() if state is not None}

@@ -17,9 +17,11 @@ from typing import Any, Self
 from backends.errors import OrchestratorError, StorageFailed
 from backends.protocol import World
 from backends.task import Predict, Task
+from orchestrator import resolved
 from orchestrator.config import Experiment
 from orchestrator.folder import Lines, RunFolder, read_jsonl
 from orchestrator.provenance import config_hash
+from orchestrator.tracking import TAG
 
 log = logging.getLogger("orchestrator")
 
@@ -64,12 +66,14 @@ class Recorder(Silent):
         bests = [int(e["step"]) for e in events if e.get("event") == "checkpoint" and e.get("best")]
         self.best_steps = frozenset(bests[-1:])
         self._log: logging.Handler = logging.NullHandler()
+        self._level = logging.NOTSET
         self._warned: set[str] = set()
 
     def __enter__(self) -> Self:
-        self._log = logging.FileHandler(self.folder.log, encoding="utf-8", delay=True)
+        self._log = _LogFile(self.folder.log, encoding="utf-8", delay=True)
         self._log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         log.addHandler(self._log)
+        self._level = log.level
         if log.level == logging.NOTSET:
             log.setLevel(logging.INFO)
         return self
@@ -80,6 +84,7 @@ class Recorder(Silent):
         if error is not None:
             log.error("%s", error, exc_info=(kind, error, trace) if kind else None)
         log.removeHandler(self._log)
+        log.setLevel(self._level)
         self._log.close()
 
     def event(self, event: str, step: int = 0, **more: Any) -> None:
@@ -89,7 +94,10 @@ class Recorder(Silent):
     def about(self, device: str, versions: Mapping[str, str], world: World) -> None:
         """What the run turned out to run on: obeyed on resume, kept in every checkpoint."""
         self.facts = {**self.facts, "device": device, "versions": dict(versions), "world": world.size}
-        self.event("tags", tags={"orchestrator.device": device, "orchestrator.workers": str(world.size)})
+        if self.experiment.device == "auto":
+            resolved.pin(self.folder, device=device)
+        found = {"device": device, "workers": str(world.size), "backend": self.experiment.backend}
+        self.event("tags", tags={f"{TAG}{name}": value for name, value in found.items()})
         log.info("device %s, %d worker(s), %s", device, world.size, ", ".join(f"{k} {v}" for k, v in versions.items()))
 
     def phase(self, message: str) -> None:
@@ -111,6 +119,8 @@ class Recorder(Silent):
             return
         clean = {k: (float(v) if math.isfinite(v) else None) for k, v in values.items()}
         self._metrics.append({"step": step, "time": time.time(), "metrics": clean})
+        if self._metrics.dropped:
+            self.warn(f"metrics can't be written to {self.folder.metrics} (is the disk full?): some are lost")
         self._recorded = step
 
     def draw(self, task: Task, predict: Predict, feed: Any, step: int) -> None:
@@ -123,8 +133,9 @@ class Recorder(Silent):
                 self.event("figure", step, path=str(path.relative_to(self.folder.path)), key=key)
         except OSError as error:
             self.warn(f"figures of step {step} could not be written: {error}")
-        except (ValueError, TypeError, ArithmeticError, OrchestratorError) as error:
-            self.warn(f"figures of step {step} could not be drawn: {error}")
+        except Exception as error:
+            self.warn(f"figures of step {step} could not be drawn: {error or type(error).__name__}")
+            log.info("the picture that failed", exc_info=True)
 
     def saved(self, path: Path, step: int, best: bool) -> None:
         """A checkpoint is on the disk."""
@@ -141,3 +152,10 @@ class Recorder(Silent):
         """How often each function was compiled."""
         self.event("compilations", counts=dict(counts))
         log.info("compilations: %s", dict(counts))
+
+
+class _LogFile(logging.FileHandler):
+    """A log that a full disk makes incomplete, not loud."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        return None

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +15,9 @@ from numpy.typing import NDArray
 from backends.errors import OrchestratorError
 from orchestrator.folder import RunFolder, read_jsonl
 from orchestrator.hooks import Status
+
+if TYPE_CHECKING:
+    from orchestrator.uploader import Report
 
 
 @dataclass(frozen=True)
@@ -74,14 +76,9 @@ class RunResult:
         """The run folder."""
         return self.folder.path
 
-    def tracked(self, folder: RunFolder, report: Any) -> RunResult:
+    def tracked(self, report: Report) -> RunResult:
         """The same result with what the uploader says."""
-        known = _json(folder.mlflow)
-        result = replace(self, run_id=known.get("run_id"), unsent=0 if report.complete else max(int(report.unsent), 1))
-        from orchestrator.folder import write_json
-
-        write_json(folder.result, result.as_dict())
-        return result
+        return replace(self, run_id=report.run_id, unsent=0 if report.complete else max(report.unsent, 1))
 
     def as_dict(self) -> dict[str, Any]:
         """What `result.json` and `--json` hold."""
@@ -106,7 +103,8 @@ class RunResult:
     def figures(self) -> list[Path]:
         """The pictures, newest last."""
         return sorted(
-            (p for p in self.folder.figures.rglob("*") if p.suffix in (".png", ".pdf", ".svg")), key=lambda p: p.name
+            (p for p in self.folder.figures.rglob("*") if p.suffix in (".png", ".pdf", ".svg")),
+            key=lambda p: (p.stem.rpartition("-")[2], p.name),
         )
 
     def predict(self, points: Mapping[str, Any], names: Sequence[str] | None = None) -> dict[str, NDArray[np.float64]]:
@@ -150,7 +148,3 @@ def _said(error: Exception) -> str:
 
 def _finite(metrics: Mapping[str, Any]) -> dict[str, float]:
     return {k: float(v) for k, v in sorted(metrics.items()) if v is not None and math.isfinite(float(v))}
-
-
-def _json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}

@@ -6,78 +6,155 @@ with another run's weights).
 
 from __future__ import annotations
 
+import json
+import shlex
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-from backends.checkpoint import listing
-
-from backends.errors import ConfigError, Problem, UserError, nearest
-from orchestrator import launch
+from backends import checkpoint
+from backends.errors import UserError
+from orchestrator import build, launch, resolved
 from orchestrator.config import Experiment
-from orchestrator.folder import Lines, RunFolder, find, owner, status
-from orchestrator.merge import override, read_with_bases
+from orchestrator.folder import Lines, RunFolder, find, owner, read_json, status, write_json
 from orchestrator.ray_job import refuse_relative
 from orchestrator.reader import read_experiment, validate
-from orchestrator.runs import Prepared, execute_again
+from orchestrator.resolved import Differences, differences
+from orchestrator.result import RunResult
+from orchestrator.runs import Prepared, execute_again, start
+from orchestrator.start_from import shapes, weights
+from orchestrator.tracking_uri import absolute_uri
 from orchestrator.worker import Job
-from orchestrator.yaml_text import flatten
 
-FREE = ("backend", "device", "resources", "tracking", "checkpoint", "callbacks")
-"""What may change on resume; the first three end the promise of equal bits."""
+FREE = ("backend", "device", "resources", "storage", "tracking", "checkpoint", "callbacks")
+"""What may change on resume; the next three end the promise of equal bits."""
 BITS = ("backend", "device", "resources")
+CHANGED = "# Resolved; changed on resume, see events.jsonl.\n"
 
 
 def prepare_resume(
     name: str, overrides: Any = None, *, more: int | None = None, storage: str | None = None, execute: bool = True
 ) -> Prepared:
     """Make a run ready to go on. Raises UserError where it can't, with the difference and the alternative."""
-    folder = find(name, storage)
+    overrides = overrides or {}
+    folder = find(name, storage or _storage(overrides))
+    _refuse_running(folder, more)
+    _refuse_edited(folder)
     before = read_experiment(folder.experiment).experiment
-    state = status(folder)
-    if state == "running" or owner(folder) is not None:
-        raise UserError(f"{folder.path} is running; `orchestrator stop {folder.path}` first")
-    if state == "finished" and more is None:
-        raise UserError(
-            f"{folder.path} has finished; `--more N` trains N further steps, `run FILE --start-from {folder.path.name}` "
-            "starts a new run from its weights"
-        )
-    after = _changed(folder, before, overrides or {})
+    after = _changed(folder, before, overrides)
     if more is not None:
         after = _longer(after, more)
+    build.check(after, folder.path)
     launch.backend_installed(after.backend)
     refuse_relative(str(folder.path.parent), after.tracking.uri or "", folder.path)
     if execute:
         execute_again(after)
-    differences = _differences(before, after)
-    if differences:
-        _record(folder, after, differences, more)
+    changes = differences(before.tree(), after.tree())
+    if changes:
+        _record(folder, after, changes, more)
     folder.clear_stop()
-    return Prepared(
-        folder, after, Job(str(folder.path), resume=bool(listing(folder.checkpoints))), after.tracking.enabled
-    )
+    return Prepared(folder, after, Job(str(folder.path), resume=True), after.tracking.enabled)
+
+
+def resume(
+    name: str | Path,
+    overrides: Any = None,
+    *,
+    more: int | None = None,
+    storage: str | None = None,
+    progress: bool = False,
+) -> RunResult:
+    """Go on with a run and return its result (`orchestrator.runs.run` from the newest sound checkpoint)."""
+    prepared = prepare_resume(str(name), overrides, more=more, storage=storage, execute=False)
+    if not progress:
+        return start(prepared)
+    from orchestrator.console import watched
+
+    with watched(prepared.folder, prepared.experiment, signals=False):
+        return start(prepared)
+
+
+# --- what is refused ---
+
+
+def _refuse_running(folder: RunFolder, more: int | None) -> None:
+    state = status(folder)
+    if state == "running" or owner(folder) is not None:
+        raise UserError(f"{folder.path} is running; first: orchestrator stop {folder.path}")
+    if state == "finished" and more is None:
+        raise UserError(
+            f"{folder.path} has finished. Further steps of its last stage: orchestrator resume {folder.path} --more N. "
+            f"A new run from its weights: {_new_run(folder)}"
+        )
+
+
+def _refuse_edited(folder: RunFolder) -> None:
+    """The run folder's own file says what the run computes; it is no place for changes."""
+    found = resolved.edited(folder)
+    if found:
+        command = _new_run(folder, with_weights=_fits(folder, read_experiment(folder.experiment).experiment, found))
+        raise UserError(
+            f"{folder.experiment} was changed since the run wrote it:\n{_listed(found)}\n"
+            f"Put it back to go on with this run; or start a new one with the change: {command}"
+        )
 
 
 def _changed(folder: RunFolder, before: Experiment, overrides: Any) -> Experiment:
     """The experiment with the allowed overrides; every other change is refused."""
-    document = read_with_bases(folder.experiment)
-    plain = flatten(document.tree)
-    override(document, overrides, Path.cwd())
-    problems = list(document.problems)
-    problems += [
-        Problem(
-            f"-s {path}", 0, 0, path,
-            f"can't change on resume (was {plain.get(path)!r}); a changed experiment is a new run: "
-            f"orchestrator run FILE -s {path}=… --start-from {folder.path.name}"
-            + ("" if path.split(".")[0] in Experiment.model_fields else nearest(path.split(".")[0], Experiment.model_fields)),
+    after = read_experiment(folder.experiment, overrides).experiment.model_copy(update={"storage": before.storage})
+    uri = after.tracking.uri
+    if uri is not None:
+        after = after.model_copy(update={"tracking": after.tracking.model_copy(update={"uri": absolute_uri(uri)})})
+    changes = differences(before.tree(), after.tree())
+    refused = {path: change for path, change in changes.items() if path.split(".")[0] not in FREE}
+    if refused:
+        command = _new_run(folder, _texts(overrides), with_weights=_fits(folder, after, refused))
+        raise UserError(
+            f"{folder.path} can't go on with another experiment:\n{_listed(refused)}\n"
+            f"A changed experiment is a new run: {command}"
         )
-        for path, value in flatten(document.tree).items()
-        if plain.get(path) != value and path.split(".")[0] not in FREE
-    ]  # fmt: skip
-    if problems:
-        raise ConfigError(problems)
-    return validate(Experiment, document.tree, str(folder.experiment))
+    return after
+
+
+def _listed(changes: Differences) -> str:
+    return "\n".join(f"  {path}: {_plain(old)} -> {_plain(new)}" for path, (old, new) in sorted(changes.items()))
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) and value else json.dumps(value, default=str)
+
+
+def _new_run(folder: RunFolder, overrides: Sequence[str] = (), *, with_weights: bool = True) -> str:
+    """The command that starts a new run of this experiment, changed or not; from its weights where they fit."""
+    words = ["orchestrator", "run", str(folder.experiment), *(w for text in overrides for w in ("-s", text))]
+    if with_weights:
+        words += ["--start-from", str(folder.path)]
+    return shlex.join(words)
+
+
+def _texts(overrides: Any) -> list[str]:
+    """Overrides as they stand on a command line."""
+    if isinstance(overrides, Mapping):
+        return [f"{path}={json.dumps(value, default=str)}" for path, value in overrides.items()]
+    return list(overrides)
+
+
+def _fits(folder: RunFolder, after: Experiment, changes: Differences) -> bool:
+    """Whether a changed experiment can take over this run's weights."""
+    saved = checkpoint.newest(folder.checkpoints, lambda message: None)
+    if saved is None:
+        return False
+    try:
+        ours = weights(after, folder.path)
+    except UserError:
+        return False
+    if ours is None:  # a user's own network: only its framework knows its shapes
+        return not any(path.startswith(("network", "code/")) for path in changes)
+    return ours == shapes(saved.arrays)
+
+
+# --- what changes ---
 
 
 def _longer(experiment: Experiment, more: int) -> Experiment:
@@ -91,19 +168,17 @@ def _longer(experiment: Experiment, more: int) -> Experiment:
     return validate(Experiment, tree, "resume --more")
 
 
-def _differences(before: Experiment, after: Experiment) -> dict[str, tuple[Any, Any]]:
-    old, new = flatten(before.tree()), flatten(after.tree())
-    return {k: (old.get(k), new.get(k)) for k in {**old, **new} if old.get(k) != new.get(k)}
-
-
-def _record(folder: RunFolder, after: Experiment, differences: dict[str, tuple[Any, Any]], more: int | None) -> None:
-    """Write the changed file and say what changed in the run's events."""
-    text = "# Resolved; changed on resume, see events.jsonl.\n" + yaml.safe_dump(after.tree(), sort_keys=False)
-    temporary = folder.experiment.with_suffix(".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(folder.experiment)
-    said = ", ".join(f"{k}: {old!r} -> {new!r}" for k, (old, new) in sorted(differences.items()))
-    bits = sorted({k.split(".")[0] for k in differences} & set(BITS))
+def _record(folder: RunFolder, after: Experiment, changes: Differences, more: int | None) -> None:
+    """Write the changed experiment, and say what changed in the run's events."""
+    resolved.write(folder, after.tree(), CHANGED)
+    tracking, about = after.tracking, read_json(folder.run)
+    about["uri"] = tracking.uri or about.get("uri")
+    about["checkpoints"] = tracking.checkpoints
+    about["experiment"] = tracking.experiment or about.get("experiment")
+    about["tags"] = {**about.get("tags", {}), **tracking.tags}
+    write_json(folder.run, about)
+    said = ", ".join(f"{path}: {_plain(old)} -> {_plain(new)}" for path, (old, new) in sorted(changes.items()))
+    bits = sorted({path.split(".")[0] for path in changes} & set(BITS))
     note = f"resumed with changes: {said}" + (f" (equal bits are not promised: {', '.join(bits)})" if bits else "")
     Lines(folder.events).append(
         {
@@ -111,30 +186,16 @@ def _record(folder: RunFolder, after: Experiment, differences: dict[str, tuple[A
             "step": 0,
             "event": "resumed",
             "message": note,
-            "changes": {k: list(v) for k, v in differences.items()},
+            "changes": {k: list(v) for k, v in changes.items()},
             "more": more,
         }
     )
 
 
-def resume(
-    name: str | Path,
-    overrides: Any = None,
-    *,
-    more: int | None = None,
-    storage: str | None = None,
-    progress: bool = False,
-) -> Any:
-    """Go on with a run and return its result (`orchestrator.runs.run` from the newest sound checkpoint)."""
-    from orchestrator.runs import start
-
-    prepared = prepare_resume(str(name), overrides, more=more, storage=storage, execute=False)
-    if not progress:
-        return start(prepared)
-    from orchestrator.console import watched
-
-    with watched(prepared.folder, prepared.experiment, signals=False):
-        return start(prepared)
+def _storage(overrides: Any) -> str | None:
+    """`-s storage=…`: where the run is looked up."""
+    pairs = dict(text.partition("=")[::2] for text in _texts(overrides))
+    return pairs["storage"].strip("\"'") if "storage" in pairs else None
 
 
 __all__ = ["prepare_resume", "resume"]

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from backends.environment import environment
-
 import backends
+from backends.environment import environment
 from backends.errors import ConfigError, StorageFailed, UserError
 from orchestrator import build, launch, provenance, resolved
 from orchestrator.config import Experiment
@@ -101,6 +100,13 @@ def prepare(
     return Prepared(folder, experiment, Job(str(folder.path)), experiment.tracking.enabled)
 
 
+def _storage(experiment: Experiment, explicit: bool) -> str | None:
+    """Where run folders go, in order: `-s storage=…`, ORCHESTRATOR_RUNS, the file; None: the default."""
+    if explicit:
+        return experiment.storage
+    return os.environ.get("ORCHESTRATOR_RUNS") or experiment.storage
+
+
 def execute_again(experiment: Experiment) -> None:
     """Execute this process again with the variables that must be set before a framework loads (in process only)."""
     if (
@@ -159,8 +165,8 @@ def start(prepared: Prepared) -> RunResult:
             error = caught
         result = _concluded(folder, outcome, error)
         if handle is not None:
-            report = handle.finish()
-            result = result.tracked(folder, report)
+            result = result.tracked(handle.finish())
+            _write(result, error)
     if error is not None:
         raise error
     return result
@@ -174,9 +180,9 @@ def _set_environment(experiment: Experiment) -> None:
 
 
 def _concluded(folder: RunFolder, outcome: Mapping[str, Any], error: Exception | None) -> RunResult:
-    """Write `result.json`, and the final status where no worker lived to write it."""
+    """Write `result.json` and the final status."""
     result = RunResult.of(folder, outcome, error)
-    write_json(folder.result, result.as_dict())
+    _write(result, error)
     Lines(folder.events).append(
         {
             "time": time.time(),
@@ -188,6 +194,15 @@ def _concluded(folder: RunFolder, outcome: Mapping[str, Any], error: Exception |
         }
     )
     return result
+
+
+def _write(result: RunResult, error: Exception | None) -> None:
+    """Write `result.json`. Raises StorageFailed; after a failed run nothing, which has more to say."""
+    try:
+        write_json(result.folder.result, result.as_dict())
+    except StorageFailed:
+        if error is None:
+            raise
 
 
 def run(

@@ -13,12 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from backends.weighting import Weighting
-
 from backends.errors import OrchestratorError, OwnCodeFailed
 from backends.protocol import World
+from backends.weighting import Weighting
 from orchestrator.assemble import CAPACITY, assemble
-from orchestrator.callbacks import CustomCallback, EarlyStopping, Ramp
+from orchestrator.callbacks import Ramp, named
 from orchestrator.config import Experiment
 from orchestrator.evaluate import Yardstick, predictor
 from orchestrator.folder import RunFolder
@@ -38,8 +37,7 @@ class Job:
     folder: str
     """The run folder, with `experiment.yaml` in it."""
     resume: bool = False
-    start_from: str | None = None
-    """Checkpoint folder whose weights a new run starts from."""
+    """Go on from the newest sound checkpoint, where there is one."""
 
 
 @dataclass(frozen=True)
@@ -88,11 +86,11 @@ def _train(job: Job, host: Host, folder: RunFolder, experiment: Experiment, reco
     yardstick = Yardstick.of(task, experiment.evaluate.points)
     weighting = Weighting.of(experiment.weights, [t.name for t in task.terms if t.trained], experiment.seed)
     ramps = tuple(c for c in experiment.callbacks if isinstance(c, Ramp))
-    knobs = Knobs(initial(task, weighting.weights), ramps, experiment.clip, task=task)
-    callbacks = [c.make(folder.path) for c in experiment.callbacks if isinstance(c, EarlyStopping | CustomCallback)]
+    knobs = Knobs(initial(task, weighting.weights), ramps, experiment.clip, task=task, weighting=weighting.spec.kind)
+    callbacks = named(experiment.callbacks, folder.path)
     pieces = Pieces(made, feed, weighting, knobs, callbacks, folder, host.world, recorder)
     recorder.phase(f"compiling for {made.device}, usually 5 to 15 s the first time")
-    live = pieces.start(resume=job.resume, start_from=job.start_from)
+    live = pieces.start(resume=job.resume)
     every = experiment.evaluate.every, experiment.checkpoint.every, experiment.tracking.every, experiment.figures.every
     plan = Plan(
         backend=backend,
@@ -100,7 +98,7 @@ def _train(job: Job, host: Host, folder: RunFolder, experiment: Experiment, reco
         timeline=Timeline(made.stages, periods([*every, weighting.every, *pieces.feed_periods()]), CAPACITY),
         knobs=knobs,
         feed=feed,
-        callbacks=callbacks,
+        callbacks=list(callbacks.values()),
         evaluate_every=experiment.evaluate.every,
         checkpoint_every=experiment.checkpoint.every,
         record_every=experiment.tracking.every,
