@@ -27,7 +27,8 @@ class TorchScalars(HostScalars):
 
     @staticmethod
     def put(x: Any, like: Tensor) -> Tensor:
-        return torch.full((), x, dtype=like.dtype, device=like.device)
+        dtype = torch.bool if isinstance(x, bool) else like.dtype
+        return torch.full((), x, dtype=dtype, device=like.device)
 
 
 def _elementwise(name: str, fn: Callable[[Tensor], Tensor]) -> Any:

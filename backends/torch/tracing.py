@@ -76,8 +76,11 @@ class Functions:
     ) -> Traced:
         outs: list[pytree.TreeSpec] = []
 
+        dtype = torch.get_default_dtype()
+
         def flattened(*inputs: torch.Tensor) -> list[torch.Tensor]:
-            found, out = pytree.tree_flatten(fn(*pytree.tree_unflatten(list(inputs), spec)))
+            with default_dtype(dtype):
+                found, out = pytree.tree_flatten(fn(*pytree.tree_unflatten(list(inputs), spec)))
             outs[:] = [out]
             return found
 
@@ -96,8 +99,7 @@ class Functions:
                 "not repeat its numbers (use torch's generator, which is seeded by (seed, step))"
             )
             return Traced(flattened, outs[0], draws=True)
-        graph.graph.eliminate_dead_code()
-        graph.recompile()
+        _settle(graph)
         draws = any(torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()) for node in graph.graph.nodes)
         if draws and compiled:
             self._once(
@@ -154,6 +156,18 @@ def compiler_works() -> bool:
         return bool(get_cpp_compiler())
     except InvalidCxxCompiler:
         return False
+
+
+def _settle(graph: torch.fx.GraphModule) -> None:
+    """Removes what nobody reads, and writes down the type of tensors made from nothing, which would else be that of
+    the day of the call."""
+    for node in graph.graph.nodes:
+        schema = getattr(node.target, "_schema", None)
+        takes_type = schema is not None and any(a.name == "dtype" for a in schema.arguments)
+        if takes_type and not node.all_input_nodes and node.kwargs.get("dtype") is None:
+            node.update_kwarg("dtype", node.meta["val"].dtype)
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
 
 
 def _copies(flat: list[torch.Tensor]) -> list[torch.Tensor]:
