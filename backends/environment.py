@@ -38,7 +38,7 @@ def environment(backend: str, cpus: int, device: str, gpus: float = 1.0) -> dict
     if backend not in NAMES:
         raise UserError(f"there is no backend {backend!r}{nearest(backend, NAMES)}", path="backend")
     threads = str(max(1, int(cpus)))
-    shared = {name: threads for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+    shared = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), threads)
     accelerated = _accelerated(device)
     return shared | (_jax(threads, accelerated, gpus) if backend == "jax" else _torch())
 

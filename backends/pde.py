@@ -7,7 +7,7 @@ against them, and returns the task.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -26,6 +26,7 @@ from backends.recorder import Recording, evaluate
 from backends.reference import reference
 from backends.regions import draw, faces
 from backends.representation import Representation
+from backends.spec import structure
 from backends.task import Batches, Context, Parts, Picture, Predict, Reference, Term
 
 if TYPE_CHECKING:
@@ -51,6 +52,17 @@ class PdeTask:
     def unknowns(self) -> dict[str, float]:
         """The first guess of every constant that is trained."""
         return {name: self.problem.number(guess) for name, guess in self.problem.unknowns.items()}
+
+    @property
+    def signature(self) -> tuple[Hashable, ...] | None:
+        """Everything that shapes a program (constants do not); None where own code keeps more than fields."""
+        r = self.representation
+        problem, network = structure(self.problem, self.constants), structure(r.network)
+        if problem is None or network is None:
+            return None
+        plans = tuple((batch, recording.plan) for batch, recording in self.recordings.items())
+        scaling = (r.hard, r.scale_coords, tuple(sorted(r.scales.items())))
+        return problem, network, scaling, plans, self.terms, tuple(sorted(self.sets.chunks.items()))
 
     @property
     def outputs(self) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import types
 import typing
+from collections.abc import Collection
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
@@ -24,7 +25,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
+from pydantic_core import PydanticCustomError, PydanticSerializationError
 
 Precision = Literal["float32", "float64"]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -68,6 +69,19 @@ class Leaf(BaseModel):
         if fields:
             number = field_validator(*fields, mode="before", check_fields=False)
             cls._numbers_are_numbers = number(_number)  # type: ignore[attr-defined]
+
+
+def structure(leaf: Any, without: Collection[str] = ()) -> tuple[type[BaseModel], str] | None:
+    """Everything that a frozen model says but the fields `without`, hashable; None where it holds more than plain data.
+
+    Equal structures of two models mean equal programs: what `Task.signature` is made of.
+    """
+    if not isinstance(leaf, BaseModel) or leaf.__pydantic_private__:
+        return None
+    try:
+        return type(leaf), leaf.model_dump_json(exclude=set(without))
+    except PydanticSerializationError:
+        return None
 
 
 class Constant(Leaf):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from backends.data import BatchFeed, Diabetes, Samples, Table
 from backends.errors import UserError, nearest
 from backends.networks.network import Network
+from backends.spec import structure
 from backends.task import Array, Batches, Columns, Context, Parts, Picture, Predict, Reference, TaskSpec, Term
 
 BATCH = "data"
@@ -73,6 +74,13 @@ class RegressionTask:
     """Output -> (mean, deviation) of the data: the network predicts the reduced number."""
     terms: tuple[Term, ...] = (Term("data", "residual", BATCH),)
     constants: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def signature(self) -> tuple[Hashable, ...] | None:
+        """Everything that shapes a program; None where an own network keeps more than fields."""
+        network, columns = structure(self.network), (self.samples.inputs, self.samples.outputs)
+        scaling = (tuple(sorted(self.shifts.items())), tuple(sorted(self.scales.items())))
+        return None if network is None else (network, columns, scaling)
 
     @property
     def outputs(self) -> tuple[str, ...]:

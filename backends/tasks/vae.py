@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ from backends.data import ROW, BatchFeed, Digits, Samples
 from backends.errors import UserError, nearest
 from backends.networks.custom import CustomNetwork
 from backends.randomness import normal
+from backends.spec import structure
 from backends.task import Array, Batches, Context, Parts, Picture, Predict, TaskSpec, Term
 from backends.tasks.regression import rows_not_points
 
@@ -60,6 +61,12 @@ class VaeTask:
     terms: tuple[Term, ...] = (Term("reconstruction", "loss", BATCH), Term("kl", "loss", BATCH))
     constants: Mapping[str, float] = field(default_factory=dict)
     outputs: tuple[str, ...] = ("reconstruction", "mean", "log_variance", "sample")
+
+    @property
+    def signature(self) -> tuple[Hashable, ...] | None:
+        """Everything that shapes a program; None where an own network keeps more than fields."""
+        network = structure(self.network)
+        return None if network is None else (network, self.shape, self.likelihood)
 
     @property
     def shape(self) -> tuple[int, ...]:
