@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 AT_START = ("experiment.yaml", "original.yaml", "provenance.json", "code")
 AT_END = (*AT_START, "result.json", "log.txt")
-PREVIEW = 1000
+PREVIEW = 900
 """Longest side of the small copy that MLflow's pages show before a click, in pixels."""
 
 
@@ -61,7 +61,7 @@ def send_figure(client: MlflowClient, run_id: str, folder: Path, event: Mapping[
     """Upload a figure: its newest form as `figures/<name>.png`, and each step as an image with a slider.
 
     MLflow's chart pages show an image at step 0 until the slider is moved, so the newest form is also the only step of
-    a key of its own, `latest/<name>`. A resumed run draws the same figure again: the first one stays.
+    a key of its own, `current/<name>`. A resumed run draws the same figure again: the first one stays.
     """
     path, step = folder / str(event.get("path")), int(event.get("step") or 0)
     key = str(event.get("key") or path.stem)
@@ -72,20 +72,33 @@ def send_figure(client: MlflowClient, run_id: str, folder: Path, event: Mapping[
         _send_as(client, run_id, file, f"{path.parent.name}/{name}{file.suffix}")
     if path.suffix == ".png":
         milliseconds = int(float(event.get("time") or 0) * 1000)
-        _send_image(client, run_id, path, key, step, milliseconds)
-        _send_image(client, run_id, path, f"latest/{key.removeprefix('figures/')}", 0, 1)
+        _send_image(client, run_id, path, _stem(run_id, key, step, milliseconds))
+        _send_image(client, run_id, path, _newest(run_id, key))
         client.set_tag(run_id, "mlflow.loggedImages", "True")
     sent.steps[f"image:{key}"] = step
 
 
-def _send_image(client: MlflowClient, run_id: str, png: Path, key: str, step: int, milliseconds: int) -> None:
-    """Upload as `MlflowClient.log_image` does, but under names that follow from key and step.
+def first_picture(run_id: str, sent: Sent) -> str:
+    """The artifact that shows the newest form of the first figure (the task's own); "" without figures."""
+    key = next((k.removeprefix("image:") for k in sent.steps if k.startswith("image:")), None)
+    return f"{_newest(run_id, key)}+compressed.webp" if key else ""
 
-    `log_image` gives each upload a random name, so that a repeated one would appear twice. The names are those of
-    MLflow 3.17: `images/<key>+step+<n>+timestamp+<ms>+<uuid>.png`, and a small copy beside it.
+
+def _newest(run_id: str, key: str) -> str:
+    return _stem(run_id, f"current/{key.removeprefix('figures/')}", 0, 1)
+
+
+def _stem(run_id: str, key: str, step: int, milliseconds: int) -> str:
+    """Where an image goes: the names of MLflow 3.17, with an id that follows from key and step.
+
+    `MlflowClient.log_image` draws the id at random, so that an image which is sent twice appears twice.
     """
     same = uuid.uuid5(uuid.UUID(run_id), f"{key}/{step}")
-    stem = f"images/{key.replace('/', '~')}+step+{step}+timestamp+{milliseconds}+{same}"
+    return f"images/{key.replace('/', '~')}+step+{step}+timestamp+{milliseconds}+{same}"
+
+
+def _send_image(client: MlflowClient, run_id: str, png: Path, stem: str) -> None:
+    """Upload an image and its small copy."""
     _send_as(client, run_id, png, f"{stem}.png")
     with tempfile.TemporaryDirectory() as temporary:
         small = Path(temporary) / "small.webp"

@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from orchestrator import artifacts
 from orchestrator.jsonl import read_json, write_json
@@ -71,7 +72,7 @@ class Replay:
         """Parameters and tags, once; the files that describe the run."""
         if not self.sent.params:
             self._parameters()
-            self._tags(self.record["tags"])
+            self._tags({**self.record["tags"], "mlflow.note.content": self._summary("running", {})})
             self.sent.params = True
         artifacts.send_files(self.client, self.run_id, self.folder, artifacts.AT_START, self.sent)
 
@@ -205,13 +206,19 @@ class Replay:
         result = read_json(self.folder / "result.json")
         if reason:
             result = {**result, "reason": reason}
-        events = [e for _, e in complete_lines(self.folder / EVENTS, 0, 1 << 40) if e]
-        warnings = [str(e.get("message")) for e in events if e.get("event") == "warning"]
-        summary = note(self.record, result, status, self.folder, warnings)
-        self._tags({f"{TAG}status": status, "mlflow.note.content": _cut(summary, 7900)})
+        self._tags({f"{TAG}status": status, "mlflow.note.content": self._summary(status, result)})
         ended = self.sent.status_ms if status == self.sent.status else int(time.time() * 1000)
         self.client.set_terminated(self.run_id, MLFLOW_STATUS[status], ended)
         self.sent.told = status
+
+    def _summary(self, status: str, result: dict[str, Any]) -> str:
+        events = [e for _, e in complete_lines(self.folder / EVENTS, 0, 1 << 40) if e]
+        warnings = [str(e.get("message")) for e in events if e.get("event") == "warning"]
+        shown = artifacts.first_picture(self.run_id, self.sent)
+        address = (
+            f"get-artifact?path={quote(shown)}&run_uuid={self.run_id}" if shown else ""
+        )  # relative to MLflow's page
+        return _cut(note(self.record, result, status, self.folder, warnings, address), 7900)
 
 
 def metric_key(name: str) -> str:

@@ -51,7 +51,7 @@ def _state() -> dict[str, Any]:
         _line(f"chart-{i}", section, metric, title, log=metric != "time/train_s")
         for i, (metric, title) in enumerate(_CURVES)
     ]
-    charts.append(_image("chart-solution", section, "latest/solution"))
+    charts.append(_image("chart-solution", section, "current/solution"))
     return {
         "searchFilter": "",
         "orderByKey": "attributes.start_time",

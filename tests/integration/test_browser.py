@@ -115,6 +115,8 @@ def test_the_page_of_a_run_shows_parameters_metrics_and_summary(
         "orchestrator.status",
     ):
         expect(text).to_contain_text(word)
+    page.get_by_text("Show more").first.click()
+    wait_for_images(page, 1)
     look(page, tmp_path, "run")
 
 
@@ -125,12 +127,12 @@ def test_the_charts_of_a_run_show_curves_and_images_with_steps(
     page.goto(run_url(server.url, info.experiment_id, info.run_id, "model-metrics"))
     expect(page.get_by_text("figures/solution").first).to_be_visible()
     page.wait_for_selector(".js-plotly-plot .scatterlayer .trace")
-    latest = page.get_by_text("latest/solution").first
-    latest.scroll_into_view_if_needed()
+    current = page.get_by_text("current/solution").first
+    current.scroll_into_view_if_needed()
     wait_for_images(page, 1)
     assert max(images(page)) >= 900, "the small copy is large enough to read"
     look(page, tmp_path, "charts")
-    for section in ("error", "figures", "latest", "loss", "validation"):
+    for section in ("error", "figures", "current", "loss", "validation"):
         expect(page.get_by_text(re.compile(rf"^{section}\s*\(1\)|^{section}\s*\(2\)")).first).to_be_attached()
 
 

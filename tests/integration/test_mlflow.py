@@ -121,7 +121,7 @@ def test_everything_a_run_writes_is_read_back(tmp_path: Path, uri: str):
     assert [f.split("+")[:3] for f in images] == [
         ["images/figures~solution", "step", "2000"],
         ["images/figures~solution", "step", "500"],
-        ["images/latest~solution", "step", "0"],
+        ["images/current~solution", "step", "0"],
     ]
     assert (tmp_path / "store" / "mlartifacts").is_dir() and not (tmp_path / "mlruns").exists()
 

@@ -354,10 +354,11 @@ def test_every_metric_name_becomes_a_valid_one(name: str):
 def test_the_summary_leads_with_the_errors_and_says_how_to_go_on(tmp_path: Path):
     result = {"step": 4000, "metrics": {"loss": 0.5, "error/l2": 7e-4, "lr": 1e-3}, "train_s": 12.0, "reason": "Ctrl-C"}
     text = note({"name": "burgers"}, result, "killed", tmp_path, ["slow", "slow"])
-    assert text.startswith("**burgers**: killed at step 4,000 (Ctrl-C)")
-    assert text.index("error/l2") < text.index("| loss |") and "| lr |" not in text
+    assert text.startswith("**burgers**: killed at step 4,000 (Ctrl-C), error/l2 = 0.0007, loss = 0.5")
+    assert text.index("| error/l2 |") < text.index("| loss |") and "| lr |" not in text
     assert f"orchestrator resume {tmp_path}" in text and text.count("- slow") == 1
     assert "resume" not in note({"name": "burgers"}, result, "finished", tmp_path)
+    assert "![current figure](a.png)" in note({"name": "burgers"}, {}, "running", tmp_path, picture="a.png")
 
 
 # --- settings ---
