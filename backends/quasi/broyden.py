@@ -16,7 +16,7 @@ from typing import Any
 from backends.ops import Array
 
 LARGEST = 20_000
-"""Most parameters: H then takes 3.2 GB."""
+"""Most parameters: H then takes 3.2 GB, and as much again while it is updated."""
 
 
 def init(ops: Any, x: Array) -> dict[str, Array]:

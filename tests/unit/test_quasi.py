@@ -92,7 +92,7 @@ def plain_broyden(H: Vector, g: Vector, s: Vector, y: Vector, alpha: float) -> V
     return (H - np.outer(Hy, Hy) / (y @ Hy) + phi * (y @ Hy) * np.outer(v, v)) / tau + rho * np.outer(s, s)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100, deadline=None, derandomize=True)
 @given(st.integers(0, 2**32 - 1), st.integers(2, 12), st.floats(0, 3))
 def test_self_scaled_broyden_is_the_published_formula_and_keeps_h_symmetric_and_positive(
     seed: int, n: int, nonlinear: float
@@ -105,7 +105,7 @@ def test_self_scaled_broyden_is_the_published_formula_and_keeps_h_symmetric_and_
     np.testing.assert_allclose(after @ y, s, rtol=1e-6, atol=1e-7 * np.linalg.norm(s))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50, deadline=None, derandomize=True)
 @given(st.integers(0, 2**32 - 1), st.integers(2, 12))
 def test_with_phi_and_tau_one_the_update_is_that_of_bfgs(seed: int, n: int) -> None:
     H, g, s, y, alpha = pair(seed, n, 1.0)
@@ -130,7 +130,7 @@ def two_loop(S: list[Vector], Y: list[Vector], g: Vector) -> Vector:
     return q
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50, deadline=None, derandomize=True)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 12), st.integers(1, 6))
 def test_compact_lbfgs_is_the_two_loop_recursion_before_and_after_the_memory_is_full(
     seed: int, pairs: int, memory: int
