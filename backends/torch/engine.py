@@ -40,7 +40,6 @@ class TorchBackend:
     def __init__(self, task: Task, stages: Sequence[Stage], settings: Settings) -> None:
         set_threads()
         self.task, self.stages, self.settings = task, tuple(stages), settings
-        self._functions = Functions(settings.warn)
         self._holder = Holder(task, settings.world, settings.device)
         self._programs: dict[int, Program] = {}
         self._terms = trained_terms(task.terms)
@@ -127,6 +126,12 @@ class TorchBackend:
     @cached_property
     def _layout(self) -> Layout:
         return Layout.of(self._template)
+
+    @cached_property
+    def _functions(self) -> Functions:
+        signature, s = getattr(self.task, "signature", None), self.settings
+        shared = None if signature is None else (type(self.task), signature, self._layout, s.world.size, s.device)
+        return Functions(s.warn, shared)
 
     @cached_property
     def _readings(self) -> Readings:

@@ -138,8 +138,8 @@ class Program:
         for group in work.passes:
             (batch,) = group.counts
             head = (work.x, work.state.frozen, work.acc, work.aux, work.seed, group.fixed)
-            name = f"{'probe' if each else 'pass'}/{self.stage.name}/{batch}"
-            found.append(self.bound(name, accumulating(group.counts), head, (row,), group))
+            what = "probe" if each else "pass"
+            found.append(self.bound(what, accumulating(group.counts), head, (row,), group, batch))
         return found
 
     def gradient(self, work: Work, row: Tensor, each: bool = False) -> Bound:
@@ -160,7 +160,7 @@ class Program:
             return self.objective.over_workers(flat + acc[0] if acc else flat, new, aux)
 
         head = (work.x, work.state.frozen, work.state.aux, work.acc, work.aux, work.seed, work.rest.fixed)
-        return self.bound(f"{'probe' if each else 'gradient'}/{self.stage.name}", gradient, head, (row,), work.rest)
+        return self.bound("probe" if each else "gradient", gradient, head, (row,), work.rest)
 
     def _last(self, work: Work, row: Tensor, out: Tensor) -> Bound:
         """The rest of a first-order step: gradient, guard, clipping, optimizer."""
@@ -187,11 +187,12 @@ class Program:
 
         s = work.state
         head = (s.x, s.frozen, s.aux, s.optimizer, s.constants, work.acc, work.aux, work.seed, work.rest.fixed)
-        return self.bound(f"step/{self.stage.name}", last, head, (row, out), work.rest)
+        return self.bound("step", last, head, (row, out), work.rest)
 
-    def bound(self, name: str, fn: Any, head: Tree, middle: tuple[Tensor, ...], group: Group) -> Bound:
+    def bound(self, what: str, fn: Any, head: Tree, middle: tuple[Tensor, ...], group: Group, batch: str = "") -> Bound:
         """`fn` recorded for these arguments and those of the group's first step."""
-        key = (self.stage.kind, tuple(group.counts.items()))
+        key = (what, batch, self.stage.kind, self.objective.row, tuple(group.counts.items()))
+        name = "/".join(filter(None, (what, self.stage.name, batch)))
         traced = self.functions.get(name, key, fn, (*head, *middle, group.now[0]), self.dtype, self.compiled)
         stays = not any(group.now[0].values())
         return Bound(traced, tuple(leaves(head)), [[]] * len(group.now) if stays else [leaves(n) for n in group.now])

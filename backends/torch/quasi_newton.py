@@ -106,6 +106,6 @@ class _Recorded:
     def _call(self, name: str, fn: Any, *arguments: Any) -> Any:
         if name not in self._known:
             p = self._program
-            key = (p.stage.kind, "quasi")
+            key = (name, p.stage.kind)
             self._known[name] = p.functions.get(f"{name}/{p.stage.name}", key, fn, arguments, p.dtype, p.compiled)
         return self._known[name](*arguments)

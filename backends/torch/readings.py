@@ -92,7 +92,7 @@ class Readings:
     def _call(self, name: str, fn: Callable[..., Tree], state: State, samples: Tree, key: Any = ()) -> Tree:
         seed = torch.tensor([self.seed, 0], device=self.device)
         model = (state.x, state.frozen, state.aux, state.constants, seed)
-        traced = self.functions.get(name, key, fn, (model, samples), state.dtype, self.compiled)
+        traced = self.functions.get(name, (name, key), fn, (model, samples), state.dtype, self.compiled)
         return traced(model, samples)
 
     def _model(

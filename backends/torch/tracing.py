@@ -38,19 +38,30 @@ class Traced:
     out: pytree.TreeSpec
     draws: bool
     """Whether it draws random numbers: then it is not compiled, and whoever calls seeds torch's generator."""
+    notes: tuple[str, ...] = ()
+    """What users should know about it."""
 
     def __call__(self, *arguments: Tree) -> Tree:
         return pytree.tree_unflatten(list(self.flat(*leaves(arguments))), self.out)
 
 
+_SHARED: dict[Hashable, dict[Hashable, Traced]] = {}
+"""Recorded functions of this process, by what tells tasks apart: trials of one shape record and compile once."""
+
+
 @dataclass
 class Functions:
-    """The recorded functions of one backend, by name and by the shapes of their arguments."""
+    """The recorded functions of one backend.
+
+    Backends of equal `identity` share them; it must hold all that the functions depend on besides their arguments.
+    """
 
     warn: Callable[[str], None]
-    known: dict[Hashable, Traced] = field(default_factory=dict)
+    identity: Hashable | None = None
     counts: Counter[str] = field(default_factory=Counter)
-    warned: set[str] = field(default_factory=set)
+    """How often each was recorded for this backend; 0 where another one had done it."""
+    _own: dict[Hashable, Traced] = field(default_factory=dict)
+    _told: set[str] = field(default_factory=set)
 
     def get(
         self,
@@ -61,78 +72,87 @@ class Functions:
         dtype: torch.dtype,
         compiled: bool,
     ) -> Traced:
-        """`fn` recorded for arguments like `example`. `counts` calls it `name`; `key` tells apart equal names."""
+        """`fn` recorded for arguments of the names, shapes and types of `example`.
+
+        `key` tells apart what differs otherwise; `name` is for people.
+        """
+        known = self._own if self.identity is None else _SHARED.setdefault(self.identity, {})
         flat, spec = pytree.tree_flatten(example)
-        signature = (name, key, spec, tuple((tuple(x.shape), x.dtype) for x in flat))
-        if signature not in self.known:
+        signature = (key, spec, tuple((tuple(x.shape), x.dtype) for x in flat), dtype, compiled)
+        self.counts.setdefault(name, 0)
+        if signature not in known:
             self.counts[name] += 1
-            device = flat[0].device
-            with default_dtype(dtype), own_generator(device):
-                self.known[signature] = self._record(name, fn, flat, spec, compiled)
-        return self.known[signature]
+            with default_dtype(dtype), own_generator(flat[0].device):
+                known[signature] = _record(name, fn, flat, spec, compiled)
+        for note in known[signature].notes:
+            if note not in self._told:
+                self._told.add(note)
+                self.warn(note)
+        return known[signature]
 
-    def _record(
-        self, name: str, fn: Callable[..., Tree], flat: list[torch.Tensor], spec: pytree.TreeSpec, compiled: bool
-    ) -> Traced:
-        outs: list[pytree.TreeSpec] = []
 
-        dtype = torch.get_default_dtype()
+def _record(
+    name: str, fn: Callable[..., Tree], flat: list[torch.Tensor], spec: pytree.TreeSpec, compiled: bool
+) -> Traced:
+    outs: list[pytree.TreeSpec] = []
+    dtype = torch.get_default_dtype()
 
-        def flattened(*inputs: torch.Tensor) -> list[torch.Tensor]:
-            with default_dtype(dtype):
-                found, out = pytree.tree_flatten(fn(*pytree.tree_unflatten(list(inputs), spec)))
-            outs[:] = [out]
-            return found
+    def flattened(*inputs: torch.Tensor) -> list[torch.Tensor]:
+        with default_dtype(dtype):
+            found, out = pytree.tree_flatten(fn(*pytree.tree_unflatten(list(inputs), spec)))
+        outs[:] = [out]
+        return found
 
-        host_draws = _host_generators()
+    before = _host_generators()
+    try:
+        graph = make_fx(flattened)(*_copies(flat))
+    except UserError:
+        raise
+    except Exception as error:
+        flattened(*_copies(flat))  # a mistake in the function itself shows here, as its own exception
+        note = f"{name} can't be recorded ({_line(error)}); it runs uncompiled, several times slower"
+        return Traced(flattened, outs[0], True, (note,))
+    if _host_generators() != before:
+        return Traced(flattened, outs[0], True, (f"{name} {HOST_DRAWS}",))
+    _settle(graph)
+    if any(torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()) for node in graph.graph.nodes):
+        return Traced(graph, outs[0], True, (f"{name} {DRAWS}",) if compiled else ())
+    if not compiled:
+        return Traced(graph, outs[0], False)
+    machine, notes = _compiled(graph, flat)
+    return Traced(machine, outs[0], False, notes)
+
+
+DRAWS = (
+    "draws random numbers of torch's own; they are seeded by (seed, step), so a resumed run repeats them, but it runs "
+    "uncompiled, several times slower"
+)
+HOST_DRAWS = (
+    "draws from Python's or numpy's global generator; it runs uncompiled, and a resumed run will not repeat its "
+    "numbers (use torch's generator, which is seeded by (seed, step))"
+)
+NO_COMPILER = (
+    "no C++ compiler was found: steps run uncompiled, about 3 times slower (install g++, or write `compile: never` to "
+    "silence this)"
+)
+
+
+def _compiled(graph: torch.fx.GraphModule, flat: list[torch.Tensor]) -> tuple[Callable[..., Any], tuple[str, ...]]:
+    """The compiled graph, or the graph itself and why."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # inductor's own affairs
         try:
-            graph = make_fx(flattened)(*_copies(flat))
-        except UserError:
-            raise
+            return standalone(graph, _copies(flat)), ()
         except Exception as error:
-            flattened(*_copies(flat))  # a mistake in the function itself shows here, as its own exception
-            self._once(f"{name} can't be recorded ({_line(error)}); it runs uncompiled, several times slower")
-            return Traced(flattened, outs[0], draws=True)
-        if _host_generators() != host_draws:
-            self._once(
-                f"{name} draws from Python's or numpy's global generator; it runs uncompiled, and a resumed run will "
-                "not repeat its numbers (use torch's generator, which is seeded by (seed, step))"
-            )
-            return Traced(flattened, outs[0], draws=True)
-        _settle(graph)
-        draws = any(torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()) for node in graph.graph.nodes)
-        if draws and compiled:
-            self._once(
-                f"{name} draws random numbers of torch's own; they are seeded by (seed, step), so a resumed run "
-                "repeats them, but it runs uncompiled, several times slower"
-            )
-        return Traced(self._compiled(graph, flat) if compiled and not draws else graph, outs[0], draws)
-
-    def _compiled(self, graph: torch.fx.GraphModule, flat: list[torch.Tensor]) -> Callable[..., Any]:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # inductor's own affairs
-            try:
-                return standalone(graph, _copies(flat))
-            except Exception as error:
-                if not compiler_works():
-                    self._once(
-                        "no C++ compiler was found: steps run uncompiled, about 3 times slower "
-                        "(install g++, or write `compile: never` to silence this)"
-                    )
-                    return graph
-                first = error
-            try:
-                fallback = torch.compile(graph, dynamic=False, fullgraph=True)
-                fallback(*_copies(flat))
-                return fallback
-            except Exception:
-                self._once(f"a step can't be compiled ({_line(first)}); it runs uncompiled, about 3 times slower")
-                return graph
-
-    def _once(self, message: str) -> None:
-        if message not in self.warned:
-            self.warned.add(message)
-            self.warn(message)
+            if not compiler_works():
+                return graph, (NO_COMPILER,)
+            note = f"a step can't be compiled ({_line(error)}); it runs uncompiled, about 3 times slower"
+        try:
+            second = torch.compile(graph, dynamic=False, fullgraph=True)
+            second(*_copies(flat))
+            return second, ()
+        except Exception:
+            return graph, (note,)
 
 
 def leaves(tree: Tree) -> list[torch.Tensor]:

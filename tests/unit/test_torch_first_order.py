@@ -7,14 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
-jax = pytest.importorskip("jax")
-optax = pytest.importorskip("optax")
+pytest.importorskip("torch")
+pytest.importorskip("jax")
+pytest.importorskip("optax")
 
-import jax.numpy as jnp  # noqa: E402
+import jax.numpy as jnp
+import optax
+import torch
 
-import backends  # noqa: E402
-from backends.torch.first_order import OPTIMIZERS, clipped  # noqa: E402
+import backends
+from backends.torch.first_order import OPTIMIZERS, clipped
 
 backends.load("jax")  # float64
 

@@ -8,19 +8,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 
-from torch import nn  # noqa: E402
+import torch
+from torch import nn
 
-import backends.torch as backend  # noqa: E402
-from backends.data import Samples  # noqa: E402
-from backends.errors import OwnCodeFailed, UserError  # noqa: E402
-from backends.networks import MLP, Network  # noqa: E402
-from backends.protocol import Settings  # noqa: E402
-from backends.randomness import generator  # noqa: E402
-from backends.spec import Adam, SsBroyden  # noqa: E402
-from backends.tasks.regression import RegressionTask  # noqa: E402
-from backends.testing.setup import table  # noqa: E402
+import backends.torch as backend
+from backends.data import Samples
+from backends.errors import OwnCodeFailed, UserError
+from backends.networks import MLP, Network
+from backends.protocol import Settings
+from backends.randomness import generator
+from backends.spec import Adam, SsBroyden
+from backends.tasks.regression import RegressionTask
+from backends.testing.setup import table
 
 
 class Net(nn.Module):

@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 
-from backends.channels import Plan, forward  # noqa: E402
-from backends.ops import NumpyOps, Ops, Scalars  # noqa: E402
-from backends.testing.setup import close  # noqa: E402
-from backends.torch.ops import OPS  # noqa: E402
+import torch
+
+from backends.channels import Plan, forward
+from backends.ops import NumpyOps, Ops, Scalars
+from backends.testing.setup import close
+from backends.torch.ops import OPS
 
 NUMPY = NumpyOps()
 X = np.random.default_rng(0).normal(size=(3, 4))

@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 
-from backends.torch import tracing  # noqa: E402
-from backends.torch.tracing import Functions  # noqa: E402
+import torch
+
+from backends.torch import tracing
+from backends.torch.tracing import Functions
 
 
 def record(fn: Any, *example: Any, compiled: bool = False) -> tuple[Any, list[str]]:
@@ -99,7 +101,7 @@ def test_without_a_compiler_it_runs_uncompiled_with_one_warning(monkeypatch: pyt
     messages: list[str] = []
     functions = Functions(messages.append)
     for name in ("f", "g"):
-        f = functions.get(name, (), square_slope, (torch.ones(3),), torch.float32, True)
+        f = functions.get(name, name, square_slope, (torch.ones(3),), torch.float32, True)
         assert f(torch.ones(3)).tolist() == [6, 6, 6]
     assert len(messages) == 1 and "no C++ compiler" in messages[0]
 
@@ -127,3 +129,20 @@ def test_a_compiled_function_gives_what_the_graph_gives() -> None:
     total = [float(f(x, out)) for _ in range(2)]
     assert messages == [] and x.tolist() == [2, 2, 2]
     assert np.allclose(out.numpy(), 2 * np.tanh(1)) and np.allclose(total, [0, 6 * np.tanh(1)])
+
+
+def test_equal_identities_share_functions_and_tell_everybody_about_them() -> None:
+    def fn(x: Any) -> Any:
+        return x + torch.rand_like(x)
+
+    told: list[list[str]] = []
+    for identity in ("this", "this", "that", None, None):
+        told.append([])
+        functions = Functions(
+            told[-1].append,
+            identity and (test_equal_identities_share_functions_and_tell_everybody_about_them, identity),
+        )
+        functions.get("f", (), fn, (torch.ones(3),), torch.float32, True)
+        told[-1].append(str(functions.counts["f"]))
+    assert [messages[-1] for messages in told] == ["1", "0", "1", "1", "1"]
+    assert all(len(messages) == 2 for messages in told)
