@@ -35,6 +35,9 @@ def loss_and_gradient(
     """
     free, held = program.split(params)
     names = program.trained
+    homeless = [t for t in weights if not any(t in program.terms_of(batch) for batch in batches)]
+    if homeless:
+        raise UserError(f"the feed gives no samples for the term {homeless[0]!r}; it has the batches {sorted(batches)}")
     dtype = program.dtype
     losses = jnp.zeros(len(names), dtype)
     gradient: Tree = {}
