@@ -175,7 +175,7 @@ def load(path: Path) -> Snapshot:
     for name, content in data.items():
         group, dot, kind = name.rpartition(".")
         if dot and kind == "safetensors":
-            tensors = safetensors.numpy.load(content)
+            tensors = dict(sorted(safetensors.numpy.load(content).items()))  # its own order is another one each time
             if group == POINTS:
                 points = tensors
             else:

@@ -151,7 +151,9 @@ class PointFeed:
         for batch, columns in loaded.items():
             if missing := sorted(points[batch].keys() - columns.keys()):
                 raise UserError(f"points of the checkpoint: points/{batch}/{missing[0]} is missing")
-        self._hold({**points, **loaded}, versions)
+            # In the columns' own order: `version`, and with it the bits of a quasi-Newton stage, depends on it.
+            points[batch] = {column: columns[column] for column in points[batch]}
+        self._hold(points, versions)
 
     def _adaptive(self, batch: str) -> tuple[Sampling, Rad]:
         sampling = self.sets.get(batch)

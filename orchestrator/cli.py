@@ -13,11 +13,14 @@ import sys
 import tempfile
 import traceback
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from backends.errors import ConfigError, OrchestratorError, UserError
+
+if TYPE_CHECKING:
+    from orchestrator.runs import Prepared
 
 app = typer.Typer(
     name="orchestrator",
@@ -72,13 +75,9 @@ def run(
     quiet: Quiet = False,
 ) -> None:
     """Train the experiment of FILE."""
-    from orchestrator.console import finish, watched
-    from orchestrator.runs import prepare, start
+    from orchestrator.runs import prepare
 
-    prepared = prepare(file, list(set), out=out, start_from=start_from)
-    with watched(prepared.folder, prepared.experiment, quiet=quiet or json_):
-        result = start(prepared)
-    finish(result, as_json=json_, quiet=quiet)
+    _train(prepare(file, list(set), out=out, start_from=start_from), as_json=json_, quiet=quiet)
 
 
 @app.command()
@@ -93,14 +92,23 @@ def resume(
     quiet: Quiet = False,
 ) -> None:
     """Go on with a run from its newest sound checkpoint: same file, same bits."""
-    from orchestrator.console import finish, watched
     from orchestrator.resuming import prepare_resume
+
+    _train(prepare_resume(name, list(set), more=more, storage=storage), as_json=json_, quiet=quiet)
+
+
+def _train(prepared: Prepared, *, as_json: bool, quiet: bool) -> None:
+    """Watch a run to its end, print its result and leave with its exit code."""
+    from orchestrator.console import failed, finish, watched
     from orchestrator.runs import start
 
-    prepared = prepare_resume(name, list(set), more=more, storage=storage)
-    with watched(prepared.folder, prepared.experiment, quiet=quiet or json_):
-        result = start(prepared)
-    finish(result, as_json=json_, quiet=quiet)
+    try:
+        with watched(prepared.folder, prepared.experiment, quiet=quiet or as_json):
+            result = start(prepared)
+    except OrchestratorError as error:
+        failed(prepared.folder, error, as_json=as_json)
+        raise typer.Exit(error.exit_code) from error
+    finish(result, as_json=as_json, quiet=quiet)
 
 
 @app.command()

@@ -21,6 +21,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from backends.checkpoint import listing
+from backends.errors import OrchestratorError, RunFailed, StorageFailed
 from orchestrator.config import Experiment
 from orchestrator.folder import RunFolder, read_jsonl, status
 from orchestrator.result import RunResult
@@ -69,12 +71,12 @@ def watched(folder: RunFolder, experiment: Experiment, *, quiet: bool = False, s
 
 
 def _install(folder: RunFolder) -> dict[signal.Signals, Any]:
-    """SIGINT once: stop after this dispatch; twice: now. SIGTERM: stop, preempted."""
+    """SIGINT once: stop after this dispatch; twice, or when nothing trains any more: now. SIGTERM: stop, preempted."""
     seen: list[float] = []
 
     def interrupt(number: int, frame: Any) -> None:
         seen.append(time.monotonic())
-        if len(seen) > 1:
+        if len(seen) > 1 or folder.result.exists():
             raise KeyboardInterrupt
         folder.request_stop("killed")
         os.write(2, b"\nstopping after this dispatch; a checkpoint will be saved (Ctrl-C again: stop now)\n")
@@ -164,6 +166,25 @@ def finish(result: RunResult, *, as_json: bool, quiet: bool) -> None:
         raise typer.Exit(EXIT_CODES[result.status])
 
 
+def failed(folder: RunFolder, error: OrchestratorError, *, as_json: bool) -> None:
+    """Say why a run failed, and what is left of it."""
+    if as_json:
+        typer.echo(json.dumps(_ended(folder).as_dict()))
+    err = console()
+    err.print(str(error))
+    if not isinstance(error, RunFailed):
+        return
+    err.print(f"run folder: {folder.path}")
+    saved = listing(folder.checkpoints)
+    if isinstance(error, StorageFailed):
+        err.print(f"go on with: orchestrator resume {folder.path}")
+    elif saved:
+        err.print(
+            f"saved:      {saved[-1]}\n"
+            f"start from it with: orchestrator run {folder.experiment} -s PATH=VALUE --start-from {folder.path}"
+        )
+
+
 def warn(message: str) -> None:
     """One warning on stderr."""
     console().print(f"warning: {message}")
@@ -237,8 +258,6 @@ def _is_number(value: Any) -> bool:
 
 def show_run(folder: RunFolder, *, as_json: bool) -> None:
     """Status, metrics, pictures and checkpoints of one run."""
-    from backends.checkpoint import listing
-
     result = _ended(folder)
     data = {
         **result.as_dict(),

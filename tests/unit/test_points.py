@@ -235,3 +235,13 @@ def test_arrays_of_another_experiment_are_refused_by_name() -> None:
 def test_a_region_of_the_users_own_that_yields_nonsense_is_named(columns: dict[str, np.ndarray], told: str) -> None:
     with pytest.raises(UserError, match=rf"points of 'mine': .*{told}"):
         PointFeed({"mine": Sampling(2, lambda count, rng: columns)}, 0).take(0, 1)
+
+
+def test_the_version_of_loaded_points_does_not_depend_on_the_order_in_which_they_were_stored():
+    feed = PointFeed({"pde": Sampling(8, lambda n, rng: {"t": rng.random(n), "x": rng.random(n)}, Rad(every=5))}, seed=0)
+    feed.adopt("pde", 5, feed.propose("pde", 5), np.ones(40))
+    version = feed.take(5, 1).version
+    for order in (sorted(feed.arrays()), sorted(feed.arrays(), reverse=True)):
+        again = PointFeed(feed.sets, seed=0)
+        again.load({name: feed.arrays()[name] for name in order})
+        assert again.take(5, 1).version == version
