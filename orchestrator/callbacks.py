@@ -58,7 +58,7 @@ class StopsEarly:
         self.waited += 1
         if self.waited < self.spec.patience:
             return None
-        return Ask(stop=f"{self.spec.metric} has not improved for {self.waited} evaluations")
+        return Ask(stop=f"{self.spec.metric} has not improved for {self.waited} evaluation{"s" if self.waited > 1 else ""}")
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
