@@ -58,7 +58,8 @@ class StopsEarly:
         self.waited += 1
         if self.waited < self.spec.patience:
             return None
-        return Ask(stop=f"{self.spec.metric} has not improved for {self.waited} evaluation{"s" if self.waited > 1 else ""}")
+        plural = "s" if self.waited > 1 else ""
+        return Ask(stop=f"{self.spec.metric} has not improved for {self.waited} evaluation{plural}")
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
