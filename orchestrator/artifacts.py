@@ -15,7 +15,7 @@ from orchestrator.spool import Sent
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-AT_START = ("experiment.yaml", "original.yaml", "provenance.json", "code")
+AT_START = ("experiment.yaml", "original.yaml", "resolved.json", "provenance.json", "code")
 AT_END = (*AT_START, "result.json", "log.txt")
 PREVIEW = 900
 """Longest side of the small copy that MLflow's pages show before a click, in pixels."""
@@ -72,8 +72,12 @@ def send_figure(client: MlflowClient, run_id: str, folder: Path, event: Mapping[
         _send_as(client, run_id, file, f"{path.parent.name}/{name}{file.suffix}")
     if path.suffix == ".png":
         milliseconds = int(float(event.get("time") or 0) * 1000)
-        _send_image(client, run_id, path, _stem(run_id, key, step, milliseconds))
-        _send_image(client, run_id, path, _newest(run_id, key))
+        with tempfile.TemporaryDirectory() as temporary:
+            small = Path(temporary) / "small.webp"
+            _preview(path, small)
+            for stem in (_stem(run_id, key, step, milliseconds), _newest(run_id, key)):
+                _send_as(client, run_id, path, f"{stem}.png")
+                _send_as(client, run_id, small, f"{stem}+compressed.webp")
         client.set_tag(run_id, "mlflow.loggedImages", "True")
     sent.steps[f"image:{key}"] = step
 
@@ -95,15 +99,6 @@ def _stem(run_id: str, key: str, step: int, milliseconds: int) -> str:
     """
     same = uuid.uuid5(uuid.UUID(run_id), f"{key}/{step}")
     return f"images/{key.replace('/', '~')}+step+{step}+timestamp+{milliseconds}+{same}"
-
-
-def _send_image(client: MlflowClient, run_id: str, png: Path, stem: str) -> None:
-    """Upload an image and its small copy."""
-    _send_as(client, run_id, png, f"{stem}.png")
-    with tempfile.TemporaryDirectory() as temporary:
-        small = Path(temporary) / "small.webp"
-        _preview(png, small)
-        _send_as(client, run_id, small, f"{stem}+compressed.webp")
 
 
 def _send_as(client: MlflowClient, run_id: str, file: Path, name: str) -> None:

@@ -92,12 +92,13 @@ def experiment_id(client: MlflowClient, name: str, uri: str) -> str:
     return str(found.experiment_id)
 
 
-def known_run(client: MlflowClient, folder: Path, uri: str) -> str | None:
-    """The run id in `mlflow.json`, where it is about this store and the store still has it."""
+def known_run(client: MlflowClient, folder: Path, record: Mapping[str, Any]) -> str | None:
+    """The run id in `mlflow.json`, where it is about this store and experiment and the store still has it."""
     from mlflow.exceptions import MlflowException
 
     known = read_json(folder / "mlflow.json")
-    if known.get("uri") != uri or not known.get("run_id"):
+    same = all(known.get(k) == record[k] for k in ("uri", "experiment"))
+    if not same or not known.get("run_id"):
         return None
     try:
         return client.get_run(known["run_id"]).info.run_id

@@ -51,7 +51,7 @@ class Replay:
             sent.forget(uri)
         with first_contact(uri):
             self.client: MlflowClient = MlflowClient(tracking_uri=uri, registry_uri=uri)
-            self.run_id = known_run(self.client, folder, uri) or self._found_or_made(uri)
+            self.run_id = known_run(self.client, folder, self.record) or self._found_or_made(uri)
         self._begin()
 
     def _found_or_made(self, uri: str) -> str:
@@ -62,6 +62,7 @@ class Replay:
         known = {
             "run_id": run.info.run_id,
             "experiment_id": run.info.experiment_id,
+            "experiment": self.record["experiment"],
             "uri": uri,
             "artifact_uri": run.info.artifact_uri,
         }
@@ -69,11 +70,15 @@ class Replay:
         return str(run.info.run_id)
 
     def _begin(self) -> None:
-        """Parameters and tags, once; the files that describe the run."""
+        """Parameters, once; tags, where they changed; the files that describe the run."""
+        tags = {k: v for k, v in self.record["tags"].items() if k != f"{TAG}status"}
         if not self.sent.params:
             self._parameters()
-            self._tags({**self.record["tags"], "mlflow.note.content": self._summary("running", {})})
+            self._tags({f"{TAG}status": "waiting", "mlflow.note.content": self._summary("waiting", {})})
             self.sent.params = True
+        if tags != self.sent.tags:
+            self._tags(tags)
+            self.sent.tags = tags
         artifacts.send_files(self.client, self.run_id, self.folder, artifacts.AT_START, self.sent)
 
     def _parameters(self) -> None:
@@ -187,7 +192,7 @@ class Replay:
 
     def _status(self, status: str, event: dict[str, Any], end: int) -> None:
         if status != self.sent.status:
-            self._tags({f"{TAG}status": status})
+            self._tags({f"{TAG}status": status, "mlflow.note.content": self._summary(status, {})})
         if status not in MLFLOW_STATUS and self.sent.told in MLFLOW_STATUS:
             self.client.update_run(self.run_id, status="RUNNING")
             self.sent.told = status

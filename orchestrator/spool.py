@@ -41,6 +41,8 @@ class Sent:
     checkpoints: list[tuple[str, bool]] = field(default_factory=list)
     """Checkpoints in order of appearance, and whether each was the best."""
     params: bool = False
+    tags: dict[str, str] = field(default_factory=dict)
+    """Tags of `run.json` as they were sent (a resume may change them)."""
     status: str = "waiting"
     """The last status event, its message and time (ms)."""
     message: str = ""

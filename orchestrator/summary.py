@@ -29,7 +29,7 @@ def note(
     why = f" ({reason})" if reason else ""
     first = "".join(f", {name} = {value:.3g}" for name, value in metrics[:2])
     lines = [f"**{run['name']}**: {status}{at}{why}{first}", "", f"Folder: `{folder}`"]
-    if status not in ("finished", "running"):
+    if status not in ("finished", "running", "waiting"):
         lines += ["", f"Go on with: `orchestrator resume {folder}`"]
     if picture:
         lines += ["", f"![current figure]({picture})"]

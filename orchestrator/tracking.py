@@ -189,8 +189,7 @@ def _user() -> str:
 
 
 def _source(origin: Mapping[str, Any]) -> str:
-    command = origin.get("command")
-    if isinstance(command, str) and command:
-        return command
-    words = list(command) if isinstance(command, Sequence) and command else sys.argv
-    return " ".join([Path(words[0]).name or "python", *words[1:]]) if words else "python"
+    """The command line, as a person would type it."""
+    program, *words = [str(w) for w in origin.get("command") or sys.argv]
+    name = Path(program).name
+    return " ".join(["orchestrator" if name == "__main__.py" else name or "python", *words])

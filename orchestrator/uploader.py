@@ -54,10 +54,8 @@ class Report:
         if self.complete:
             return f"MLflow run {self.run_id} has everything ({self.sent} points) at {self.uri}"
         why = f" ({self.error})" if self.error else ""
-        return (
-            f"{self.unsent} points have not reached MLflow{why}; they are kept in {self.folder}: "
-            f"run `orchestrator sync {self.folder}`"
-        )
+        count = "1 point has" if self.unsent == 1 else f"{self.unsent} points have"
+        return f"{count} not reached MLflow{why}; kept in {self.folder}: run `orchestrator sync {self.folder}`"
 
 
 def report(folder: Path, error: str = "") -> Report:

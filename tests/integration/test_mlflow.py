@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -56,8 +57,8 @@ def history(client: MlflowClient, run_id: str, key: str) -> dict[int, float]:
     return {m.step: m.value for m in found}
 
 
-def only_run(client: MlflowClient) -> Any:
-    experiment = client.get_experiment_by_name(EXPERIMENT)
+def only_run(client: MlflowClient, name: str = EXPERIMENT) -> Any:
+    experiment = client.get_experiment_by_name(name)
     assert experiment is not None
     (run,) = client.search_runs([experiment.experiment_id])
     return run
@@ -119,9 +120,9 @@ def test_everything_a_run_writes_is_read_back(tmp_path: Path, uri: str):
     assert {f.split("/")[1] for f in found if f.startswith("checkpoints/")} == {"step-000000500", "step-000002000"}
     images = sorted(f for f in found if f.startswith("images/") and f.endswith(".png"))
     assert [f.split("+")[:3] for f in images] == [
+        ["images/current~solution", "step", "0"],
         ["images/figures~solution", "step", "2000"],
         ["images/figures~solution", "step", "500"],
-        ["images/current~solution", "step", "0"],
     ]
     assert (tmp_path / "store" / "mlartifacts").is_dir() and not (tmp_path / "mlruns").exists()
 
@@ -267,6 +268,21 @@ def test_a_store_that_lost_the_run_gets_it_again(tmp_path: Path, template: Path,
     second = uploader.sync(folder)
     assert first.complete and second.complete and first.run_id != second.run_id
     assert_stored_once(MlflowClient(uri), written)
+
+
+def test_a_run_that_is_given_another_experiment_appears_there_whole(tmp_path: Path, uri: str):
+    folder = new_run(tmp_path / "burgers-moved", uri)
+    written = train(folder, range(20))
+    end(folder)
+    assert uploader.sync(folder).complete
+    record = json.loads((folder / "run.json").read_text())
+    record["experiment"], record["tags"]["mine"] = "elsewhere", "no"
+    (folder / "run.json").write_text(json.dumps(record))
+    assert uploader.sync(folder).complete
+    client = MlflowClient(uri)
+    run = only_run(client, "elsewhere")
+    assert run.data.tags["mine"] == "no" and run.data.tags["orchestrator.status"] == "finished"
+    assert history(client, run.info.run_id, "loss") == written["loss"]
 
 
 OWNER = """

@@ -317,7 +317,7 @@ def test_a_report_says_what_is_missing_and_what_to_do(tmp_path: Path):
     said = uploader.report(tmp_path, "nothing answers at http://tracker:5000")
     assert not said.complete and said.unsent == 1
     assert str(said) == (
-        f"1 points have not reached MLflow (nothing answers at http://tracker:5000); they are kept in {tmp_path}: "
+        f"1 point has not reached MLflow (nothing answers at http://tracker:5000); kept in {tmp_path}: "
         f"run `orchestrator sync {tmp_path}`"
     )
 
@@ -410,6 +410,29 @@ def test_the_environment_precedes_the_file_and_a_flag_precedes_both(tmp_path: Pa
 def test_a_relative_store_becomes_absolute(tmp_path: Path):
     assert absolute_uri("sqlite:///../mlflow.db", tmp_path) == f"sqlite:///{tmp_path.parent}/mlflow.db"
     assert absolute_uri("sqlite:////a/b.db", tmp_path) == "sqlite:////a/b.db"
+
+
+def test_a_run_says_where_it_comes_from(tmp_path: Path):
+    from orchestrator.config import Experiment
+    from orchestrator.tracking import run_record
+
+    tree = {"name": "burgers", "backend": "torch", "task": {"kind": "burgers"}, "tracking": {"tags": {"mine": "yes"}}}
+    experiment = Experiment.model_validate({**tree, "stages": [{"kind": "adam", "steps": 10}]})
+    origin = {
+        "command": ["__main__.py", "run", "burgers.yaml"],
+        "config_sha256": "2" * 64,
+        "git": {"commit": "1" * 40, "branch": "main", "remote": None, "dirty": True},
+    }
+    record = run_record(
+        UID, experiment, experiment.tree(), "sqlite:////m.db", origin, SimpleNamespace(id="raysubmit_1")
+    )
+    tags = record["tags"]
+    assert (record["id"], record["experiment"], record["checkpoints"]) == (UID, "burgers", "best")
+    assert (tags["orchestrator.id"], tags["orchestrator.job"], tags["mine"]) == (UID, "raysubmit_1", "yes")
+    assert (tags["mlflow.source.name"], tags["mlflow.source.type"]) == ("orchestrator run burgers.yaml", "JOB")
+    assert (tags["mlflow.source.git.branch"], tags["mlflow.source.git.dirty"]) == ("main", "true")
+    assert "mlflow.source.git.repoURL" not in tags and tags["mlflow.user"] and tags["orchestrator.config"] == "2" * 64
+    assert record["params"]["stages.adam.steps"] == 10 and "tracking.enabled" not in record["params"]
 
 
 def test_parameters_are_flat_and_stages_go_by_name():
