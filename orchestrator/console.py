@@ -119,7 +119,7 @@ def _progress(folder: RunFolder, experiment: Experiment, ended: threading.Event)
 
 
 def _phase(folder: RunFolder) -> str:
-    events = [e for e in read_jsonl(folder.events)[0] if e.get("status") == "running" and e.get("message")]
+    events = [e for e in read_jsonl(folder.events)[0] if e.get("status") in ("waiting", "running") and e.get("message")]
     return str(events[-1]["message"]) if events else ""
 
 

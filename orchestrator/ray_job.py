@@ -35,19 +35,28 @@ def this_job() -> RayJob | None:
 
 
 def refuse_relative(storage: str, uri: str, out: Path | None) -> None:
-    """In a job, refuse a storage folder or tracking store in the working directory. Raises UserError."""
+    """In a job, refuse a run folder or tracking store in the working directory. Raises UserError.
+
+    storage: as it was asked for; uri: of the tracking store, "" where there is none; out: `--out`, which goes before.
+    """
     if this_job() is None:
         return
-    if not Path(storage).is_absolute() and (out is None or not out.is_absolute()):
+    if _lost(out or Path(storage).expanduser()):
         raise UserError(
-            f"storage {storage!r} lies in the job's working directory, which is deleted with the job; "
-            "submit with -s storage=FOLDER (a folder that every node mounts), or set ORCHESTRATOR_RUNS in the job's environment",
+            f"{'--out' if out else 'storage'} {str(out or storage)!r} lies in the job's working directory, which is "
+            "deleted with the job; submit with -s storage=FOLDER (a folder that every node mounts), or set "
+            "ORCHESTRATOR_RUNS in the job's environment",
             path="storage",
         )
-    relative = uri.startswith("sqlite:///") and Path(uri.removeprefix("sqlite:///")).is_relative_to(Path.cwd())
-    if relative:
+    if uri.startswith("sqlite:///") and _lost(Path(uri.removeprefix("sqlite:///"))):
         raise UserError(
             "the tracking store lies in the job's working directory, which is deleted with the job; submit with "
-            "-s tracking.uri=http://HOST:PORT (or sqlite:////FOLDER/mlflow.db), or set MLFLOW_TRACKING_URI in the job's environment",
+            "-s tracking.uri=http://HOST:PORT (or sqlite:////FOLDER/mlflow.db), or set MLFLOW_TRACKING_URI in the "
+            "job's environment",
             path="tracking.uri",
         )
+
+
+def _lost(path: Path) -> bool:
+    """Whether a path goes with the unpacked upload that is the job's working directory."""
+    return (Path.cwd() / path).resolve().is_relative_to(Path.cwd().resolve())

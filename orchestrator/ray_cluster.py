@@ -1,0 +1,187 @@
+"""The Ray cluster of a run: the session that is open, the one at RAY_ADDRESS (a job's own), else a small own one.
+
+An own cluster has a token of its own, keeps its files in a temporary folder and ends with the run. It leaves out what
+nobody looks at in a cluster that lives for one run: dashboard, autoscaler's monitor, log monitor and workers started
+in advance (together 4 CPU-seconds). Its workers inherit their environment, which spares each of them the second start
+of Python that a Ray runtime environment costs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from backends.errors import RunFailed, UserError
+from orchestrator.config import Resources
+
+log = logging.getLogger("orchestrator")
+
+_OWN = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_prestart_worker_first_driver": "0",
+    "RAY_worker_niceness": "0",  # the default is 15: behind everything else on a busy laptop
+}
+"""Ray reads these when a cluster starts."""
+_UNUSED = ("start_api_server", "start_monitor", "start_log_monitor")
+_OBJECTS_BYTES = 100_000_000
+_TOKEN = secrets.token_hex(32)
+"""One per process: Ray keeps the first that it reads."""
+
+
+@contextlib.contextmanager
+def connected(resources: Resources, variables: Mapping[str, str]) -> Iterator[Mapping[str, str]]:
+    """A connection to a cluster that can place the workers; those of the `variables` that each worker must still get.
+
+    Raises UserError at once where the cluster is too small, RunFailed where RAY_ADDRESS does not answer.
+    """
+    address = os.environ.get("RAY_ADDRESS")
+    open_already = "ray" in sys.modules and sys.modules["ray"].is_initialized()
+    if not address and not open_already:
+        _enough([{"CPU": float(cores())}], resources, "this machine has")  # before 3 s of starting Ray
+        with _own(variables):
+            _enough(_nodes(), resources, "this machine has")
+            yield {}
+        return
+    with contextlib.nullcontext() if open_already else _joined(str(address)):
+        _enough(_nodes(), resources, "the cluster has")
+        yield variables
+
+
+def cores() -> int:
+    """CPU cores that this process may use: affinity (a batch system's share), and a container's quota."""
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        return max(1, min(affinity, int(quota) // int(period)))
+    return affinity
+
+
+@contextlib.contextmanager
+def _joined(address: str) -> Iterator[None]:
+    import ray
+    from ray.exceptions import RayError
+
+    try:
+        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=_verbose())
+    except (ConnectionError, RuntimeError, ValueError, RayError) as error:
+        raise RunFailed(f"no Ray cluster answers at {address} (RAY_ADDRESS): {_first_line(error)}") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextlib.contextmanager
+def _own(variables: Mapping[str, str]) -> Iterator[None]:
+    """A cluster of this machine's cores, for the time of the run. Its workers have the `variables`."""
+    import ray
+    from ray._private import node
+
+    short = "/tmp" if Path("/tmp").is_dir() else None  # the path of a socket has at most 107 characters
+    folder = tempfile.mkdtemp(prefix="orchestrator-ray-", dir=short)
+    token = {} if "RAY_AUTH_MODE" in os.environ else {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": _TOKEN}
+    with environ({**_OWN, **variables, **token}):
+        _read_again()
+        try:
+            with contextlib.ExitStack() as lean:
+                for name in _UNUSED:
+                    lean.enter_context(mock.patch.object(node.Node, name, lambda *_, **__: None))
+                ray.init(
+                    address="local",
+                    num_cpus=cores(),
+                    object_store_memory=_OBJECTS_BYTES,
+                    include_dashboard=False,
+                    logging_level=logging.ERROR,
+                    log_to_driver=False,
+                    _temp_dir=folder,
+                )
+            yield
+        finally:
+            ray.shutdown()
+            shutil.rmtree(folder, ignore_errors=True)
+    _read_again()
+
+
+def _read_again() -> None:
+    """Let Ray forget which token and mode it has read: it keeps them from its import on."""
+    from ray import _raylet
+
+    native: Any = _raylet  # compiled, without type information
+    native.Config.initialize("")
+    native.AuthenticationTokenLoader.instance().reset_cache()
+
+
+def _verbose() -> bool:
+    return any(h.level <= logging.DEBUG for h in log.handlers)
+
+
+@contextlib.contextmanager
+def environ(wanted: Mapping[str, str]) -> Iterator[None]:
+    """Environment variables for the time of the block."""
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+
+# --- room ---
+
+
+def _nodes() -> list[dict[str, float]]:
+    """Resources of each living node; of the largest cluster that an autoscaler may make, where there is one."""
+    import ray
+    from ray._private.state import state
+
+    largest = state.get_max_resources_from_cluster_config()
+    if largest:
+        return [{name: float(value) for name, value in largest.items()}]
+    return [dict(n["Resources"]) for n in ray.nodes() if n["Alive"]]
+
+
+def _enough(nodes: Sequence[Mapping[str, float]], resources: Resources, who: str) -> None:
+    """Refuse at once what can never be placed, instead of waiting for ever."""
+    each = {"CPU": float(resources.cpus_per_worker), "GPU": resources.gpus_per_worker}
+    asked = {name: resources.workers * value for name, value in each.items() if value}
+    for name, value in asked.items():
+        have = sum(n.get(name, 0.0) for n in nodes)
+        if value > have:
+            raise UserError(
+                f"{resources.workers} worker{'s' * (resources.workers > 1)} with {each[name]:g} {name}s each need "
+                f"{value:g} {name}s, {who} {have:g}; lower resources.workers or resources.{name.lower()}s_per_worker"
+                + ("" if os.environ.get("RAY_ADDRESS") else ", or name a larger cluster in RAY_ADDRESS"),
+                path="resources",
+            )
+    fitting = sum(int(min(n.get(name, 0.0) // value for name, value in each.items() if value)) for n in nodes)
+    if fitting < resources.workers:
+        shares = ", ".join(f"{value:g} {name}s" for name, value in each.items() if value)
+        raise UserError(
+            f"{resources.workers} workers with {shares} each do not fit: a worker lives on one node, and {who} "
+            f"room for {fitting}; lower resources.cpus_per_worker or resources.workers",
+            path="resources",
+        )
+
+
+def free() -> Mapping[str, float]:
+    """What is free in the cluster at this moment."""
+    import ray
+
+    found: Any = ray.available_resources()
+    return found
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0] or type(error).__name__
