@@ -177,7 +177,7 @@ class JaxBackend:
         return self._programs[stage]
 
     def _given(self, value: Any) -> Any:
-        """A small argument of one dispatch. The call itself carries host arrays over, at an eighth of the cost of `put`."""
+        """A small argument of one dispatch: the call carries host arrays over, at an eighth of the cost of `put`."""
         return np.asarray(value) if self._world.size == 1 else self._put(value)
 
     def _put(self, value: Any) -> jax.Array:

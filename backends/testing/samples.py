@@ -1,4 +1,4 @@
-"""Checks of what steps read: passes over a batch, rows by index, new samples, aux, and arrays that stay the caller's."""
+"""Checks of what steps read: passes over a batch, rows by index, new samples, aux, and the caller's own arrays."""
 
 from __future__ import annotations
 
