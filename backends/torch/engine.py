@@ -28,6 +28,8 @@ from backends.torch.tracing import Functions
 
 COMPILE_S = 4.0
 """What a compilation costs, in seconds: `compile: auto` compiles a stage that gains more."""
+PROBES = 0.02
+"""Probes of a stage per step, about: adaptive weights ask every 100 steps, and a probe costs more than a step."""
 CALL_GAIN_S, NUMBER_GAIN_S, MATRIX_GAIN_S = 1e-3, 2.5e-8, 5e-9
 """What compiling gains: per evaluation, per number of a layer in it, and per number of a dense inverse Hessian.
 
@@ -169,15 +171,23 @@ class TorchBackend:
             chosen, s = self.stages[stage], self.settings
             row = Row(columns_of(chosen, self.task, s.clip))
             objective = Objective(self.task, self._terms, self._layout, row, s.world)
-            compiled = s.compile == "always" or (s.compile == "auto" and self._pays(chosen, batches))
-            self._programs[stage] = Program(chosen, objective, self._functions, self._dtype(stage), s.seed, compiled)
+            gain = {"always": np.inf, "never": 0.0, "auto": self._gain_s(chosen, batches)}[s.compile]
+            self._programs[stage] = Program(
+                chosen,
+                objective,
+                self._functions,
+                self._dtype(stage),
+                s.seed,
+                compiled=gain > COMPILE_S,
+                probes_compiled=gain * PROBES > COMPILE_S,
+            )
         return self._programs[stage]
 
-    def _pays(self, stage: Stage, batches: Sequence[Batch]) -> bool:
-        """Whether compiling saves more than it costs. A function of the file alone: a resumed run decides alike."""
+    def _gain_s(self, stage: Stage, batches: Sequence[Batch]) -> float:
+        """Seconds that compiling saves. A function of the file alone, so that a resumed run decides alike."""
         numbers = sum(b.samples * self.task.width(b.name) for b in batches)
         matrix = self._layout.size**2 if isinstance(stage, SsBroyden) else 0
-        return stage.steps * (CALL_GAIN_S + NUMBER_GAIN_S * numbers + MATRIX_GAIN_S * matrix) > COMPILE_S
+        return stage.steps * (CALL_GAIN_S + NUMBER_GAIN_S * numbers + MATRIX_GAIN_S * matrix)
 
     def _rows(self, row: Row, knobs: NDArray[np.float64], step: int) -> torch.Tensor:
         """The knob table with the number of each step behind it, [n, width] float64."""

@@ -73,6 +73,7 @@ class Program:
     dtype: torch.dtype
     seed: int
     compiled: bool
+    probes_compiled: bool
 
     def train(self, state: State, batches: Sequence[Batch], rows: Tensor) -> Tensor:
         """First-order steps, one per row of knobs, written into `state`. Returns [steps, losses and ok]."""
@@ -193,7 +194,8 @@ class Program:
         """`fn` recorded for these arguments and those of the group's first step."""
         key = (what, batch, self.stage.kind, self.objective.row, tuple(group.counts.items()))
         name = "/".join(filter(None, (what, self.stage.name, batch)))
-        traced = self.functions.get(name, key, fn, (*head, *middle, group.now[0]), self.dtype, self.compiled)
+        compiled = self.probes_compiled if what == "probe" else self.compiled
+        traced = self.functions.get(name, key, fn, (*head, *middle, group.now[0]), self.dtype, compiled)
         stays = not any(group.now[0].values())
         return Bound(traced, tuple(leaves(head)), [[]] * len(group.now) if stays else [leaves(n) for n in group.now])
 

@@ -92,7 +92,8 @@ class Readings:
     def _call(self, name: str, fn: Callable[..., Tree], state: State, samples: Tree, key: Any = ()) -> Tree:
         seed = torch.tensor([self.seed, 0], device=self.device)
         model = (state.x, state.frozen, state.aux, state.constants, seed)
-        traced = self.functions.get(name, (name, key), fn, (model, samples), state.dtype, self.compiled)
+        compiled = self.compiled and name != "predict"  # predictions are few, and each has shapes of its own
+        traced = self.functions.get(name, (name, key), fn, (model, samples), state.dtype, compiled)
         return traced(model, samples)
 
     def _model(

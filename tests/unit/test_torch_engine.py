@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -51,20 +55,24 @@ def test_the_number_of_threads_follows_the_environment(monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize(
-    ("setting", "steps", "kind", "expected"),
+    ("setting", "steps", "kind", "steps_compiled", "probes_compiled"),
     [
-        ("auto", 100, Adam, False),
-        ("auto", 100_000, Adam, True),
-        ("auto", 5_000, SsBroyden, True),
-        ("always", 1, Adam, True),
-        ("never", 100_000, Adam, False),
+        ("auto", 100, Adam, False, False),
+        ("auto", 10_000, Adam, True, False),
+        ("auto", 1_000_000, Adam, True, True),
+        ("auto", 5_000, SsBroyden, True, False),
+        ("always", 1, Adam, True, True),
+        ("never", 1_000_000, Adam, False, False),
     ],
 )
-def test_long_stages_are_compiled_short_ones_are_not(setting: Any, steps: int, kind: Any, expected: bool) -> None:
+def test_long_stages_are_compiled_short_ones_are_not(
+    setting: Any, steps: int, kind: Any, steps_compiled: bool, probes_compiled: bool
+) -> None:
     task = Curves()
     made = backend.build(task, (kind(steps=steps),), Settings(compile=setting))
     batches = made._holder.batches(task.feed(0), task.feed(0).take(0, 1), 1, torch.float64)
-    assert made._program(0, batches).compiled is expected
+    program = made._program(0, batches)
+    assert (program.compiled, program.probes_compiled) == (steps_compiled, probes_compiled)
 
 
 def test_large_batches_make_compiling_pay_sooner() -> None:
@@ -161,3 +169,27 @@ def test_a_term_that_reduces_itself_enters_as_it_is() -> None:
     _, steps = made.step(state, 1, table(task, ADAM[0], 1), task.feed(0), 0)
     np.testing.assert_allclose(steps.losses, [[r.sum() ** 2]], rtol=1e-12)
     np.testing.assert_allclose(made.evaluate(made.init(0), task.batches())["fit"], r.sum() ** 2, rtol=1e-12)
+
+
+SCRIPT = """
+import backends, numpy as np
+from backends.testing.setup import ADAM, build, table
+from backends.testing.tasks import LeastSquares
+module, task = backends.load("torch"), LeastSquares()
+made = build(module, task, compile="always")
+state, steps = made.step(made.init(0), 5, table(task, ADAM[0], 5), task.feed(0), 0)
+from torch._dynamo.utils import counters
+print(counters["aot_autograd"]["autograd_cache_hit"], counters["aot_autograd"]["autograd_cache_miss"])
+print(steps.losses.tobytes().hex())
+"""
+
+
+@pytest.mark.slow
+def test_the_next_process_takes_compiled_functions_from_the_folder_on_disk(tmp_path: Path) -> None:
+    variables = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    said = [
+        subprocess.run([sys.executable, "-c", SCRIPT], env=variables, capture_output=True, text=True, check=True).stdout
+        for _ in range(2)
+    ]
+    (first, losses), (second, again) = (text.split("\n")[:2] for text in said)
+    assert (first, second) == ("0 1", "1 0") and losses == again
