@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from backends.errors import UserError
 from backends.task import trainable
 
 
@@ -22,8 +23,11 @@ class Layout:
 
     @classmethod
     def of(cls, params: Mapping[str, NDArray[Any]]) -> Layout:
-        """Of those parameters that are trained."""
-        return cls(tuple((name, tuple(np.shape(params[name]))) for name in sorted(params) if trainable(name)))
+        """Of those parameters that are trained. Raises UserError where there are none."""
+        names = sorted(name for name in params if trainable(name))
+        if not names:
+            raise UserError("the task has no parameter that could be trained", path="network")
+        return cls(tuple((name, tuple(np.shape(params[name]))) for name in names))
 
     @property
     def size(self) -> int:
@@ -38,7 +42,7 @@ class Layout:
     def arrays(self, flat: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """The same of a host vector, as copies."""
         ends = np.cumsum([prod(shape) for _, shape in self.entries], dtype=np.int64)
-        parts = np.split(flat, ends[:-1]) if self.entries else []
+        parts = np.split(flat, ends[:-1])
         return {name: part.reshape(shape).copy() for (name, shape), part in zip(self.entries, parts, strict=True)}
 
     def flat(self, arrays: Mapping[str, NDArray[Any]]) -> NDArray[Any]:

@@ -19,7 +19,9 @@ from backends.errors import OwnCodeFailed, UserError
 from backends.networks import MLP, Network
 from backends.protocol import Settings
 from backends.randomness import generator
-from backends.spec import Adam, SsBroyden
+from backends.spec import Adam, Points, SsBroyden
+from backends.task import Parts
+from backends.tasks.burgers import Burgers
 from backends.tasks.regression import RegressionTask
 from backends.testing.setup import table
 
@@ -138,6 +140,42 @@ def test_a_quasi_newton_stage_sees_one_mask_per_step() -> None:
     state, report = made.step(made.init(0), 5, table(t, stage, 5), t.feed(0), 0)
     assert report.ok.all() and np.isfinite(report.losses).all()
     assert made.arrays(state)[0]["aux/body.1.num_batches_tracked"] == 0, "aux stays within a quasi-Newton stage"
+
+
+class Same(MLP):
+    """Starts from the same numbers, whatever the seed."""
+
+    def init(self, rng: Any, inputs: int, outputs: int) -> Any:
+        return super().init(generator(9, "same"), inputs, outputs)
+
+
+class Plain(nn.Module):
+    """`Same`, as a user would write it."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        start = Same(width=6, depth=2).init(generator(0), inputs, outputs)
+        for name, value in start.items():
+            self.register_parameter(name, nn.Parameter(torch.tensor(value)))
+
+    def forward(self, x: Any) -> Any:
+        for k in range(2):
+            x = torch.tanh(x @ getattr(self, f"w{k}") + getattr(self, f"b{k}"))
+        return x @ self.w2 + self.b2
+
+
+@pytest.mark.parametrize("constraints", ["soft", "hard"])
+def test_nested_differentiation_of_a_module_gives_what_jets_give(constraints: Any) -> None:
+    stage, found = Adam(steps=10, lr=1e-2, precision="float64"), []
+    for network in (Same(width=6, depth=2), backend.adapt(Plain, {})):
+        points = {"pde": Points(count=12)}
+        pde = Burgers().build(Parts(network=network, constraints=constraints, points=points))
+        made = backend.build(pde, (stage,), Settings())
+        state, steps = made.step(made.init(0), 5, table(pde, stage, 5), pde.feed(0), 0)
+        derivative = made.predict(state, ["u_xx"], {"t": np.full(3, 0.5), "x": np.linspace(-1, 1, 3)})["u_xx"]
+        found.append([steps.losses, derivative, *made.parameters(state).values()])
+    for ours, nested in zip(*found, strict=True):
+        np.testing.assert_allclose(nested, ours, rtol=1e-9, atol=1e-12)
 
 
 def test_parameters_without_gradient_are_frozen() -> None:
