@@ -66,6 +66,7 @@ class RunFolder:
     mlflow = _Entry("mlflow.json")
     """The MLflow run, once it exists."""
     metrics = _Entry("metrics.jsonl")
+    system = _Entry("system.jsonl")
     """Metrics by step, one JSON line each."""
     events = _Entry("events.jsonl")
     """What happened: status, figures, checkpoints, warnings."""

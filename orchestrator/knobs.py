@@ -59,6 +59,11 @@ class Knobs:
         """A row of the table, by name."""
         return dict(zip(columns_of(stage, self.task, self.clip), row.tolist(), strict=True))
 
+    def moving(self, knobs: Mapping[str, float]) -> dict[str, float]:
+        """Those of `knobs` that may change while the run trains: what is worth a curve."""
+        moved = {r.knob for r in self.ramps} | set(self.owners)
+        return {k: v for k, v in knobs.items() if k == "lr" or k.startswith("weight/") or k in moved}
+
     def set(self, changes: Mapping[str, float], asking: str) -> None:
         """Write values that a callback asked for. Raises UserError for unknown names and for another's knob."""
         for name, value in changes.items():

@@ -103,6 +103,8 @@ def _steps(plan: Plan, live: Live, resumed: bool) -> tuple[Status, str]:
         plan.record(0, {**live.latest, **_said(asks)})
     if any(a.save for a in asks):
         live.checkpoint = plan.save(live, False)
+    if plan.figures_every and not resumed:
+        plan.draw(live.state, 0)
     while not plan.timeline.over(live.at):
         if stopping := plan.stop() or _asked_to_stop(asks):
             return stopping
@@ -176,7 +178,7 @@ def _training_metrics(plan: Plan, live: Live, steps: Steps) -> dict[str, float]:
     losses = dict(zip(names, steps.losses[done - 1].tolist()))
     metrics = {f"loss/{name}": value for name, value in losses.items()}
     metrics["loss"] = sum(knobs[f"weight/{name}"] * value for name, value in losses.items())
-    metrics.update(knobs)
+    metrics.update(plan.knobs.moving(knobs))
     metrics["time/train_s"] = live.train_s
     metrics["time/steps_per_s"] = live.rate
     live.latest.update(metrics)

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from backends.errors import OrchestratorError, StorageFailed
 from backends.protocol import World
 from backends.task import Predict, Task
 from orchestrator import resolved
 from orchestrator.config import Experiment
 from orchestrator.folder import Lines, RunFolder, read_jsonl
 from orchestrator.provenance import config_hash
+from orchestrator.system_metrics import SystemMetrics
 from orchestrator.tracking import TAG
 
 log = logging.getLogger("orchestrator")
@@ -44,7 +45,6 @@ class Silent:
     def metrics(self, step: int, values: Mapping[str, float]) -> None: ...
     def draw(self, task: Task, predict: Predict, feed: Any, step: int) -> None: ...
     def saved(self, path: Path, step: int, best: bool) -> None: ...
-    def failed(self, error: OrchestratorError) -> None: ...
     def compilations(self, counts: Mapping[str, int]) -> None: ...
 
 
@@ -67,12 +67,16 @@ class Recorder(Silent):
         self.best_steps = frozenset(bests[-1:])
         self._log: logging.Handler = logging.NullHandler()
         self._level = logging.NOTSET
+        tracking = experiment.tracking
+        self._machine = SystemMetrics(folder.system, tracking.system_metrics_every_s) if tracking.enabled else None
         self._warned: set[str] = set()
 
     def __enter__(self) -> Self:
         self._log = _LogFile(self.folder.log, encoding="utf-8", delay=True)
         self._log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         log.addHandler(self._log)
+        if self._machine is not None:
+            self._machine.__enter__()
         self._level = log.level
         if log.level == logging.NOTSET:
             log.setLevel(logging.INFO)
@@ -81,8 +85,10 @@ class Recorder(Silent):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is not None:
-            log.error("%s", error, exc_info=(kind, error, trace) if kind else None)
+        if error is not None and kind is not None:
+            self._note(f"failed at step {max(self._recorded, 0)}: {error}", (kind, error, trace))
+        if self._machine is not None:
+            self._machine.__exit__(kind, error, trace)
         log.removeHandler(self._log)
         log.setLevel(self._level)
         self._log.close()
@@ -134,8 +140,8 @@ class Recorder(Silent):
         except OSError as error:
             self.warn(f"figures of step {step} could not be written: {error}")
         except Exception as error:
-            self.warn(f"figures of step {step} could not be drawn: {error or type(error).__name__}")
-            log.info("the picture that failed", exc_info=True)
+            self.warn(f"figures of step {step} could not be drawn: {str(error) or type(error).__name__}")
+            self._note("the picture that failed", sys.exc_info())
 
     def saved(self, path: Path, step: int, best: bool) -> None:
         """A checkpoint is on the disk."""
@@ -143,10 +149,9 @@ class Recorder(Silent):
             self.best_steps = frozenset({step})
         self.event("checkpoint", step, path=str(path.relative_to(self.folder.path)), best=best)
 
-    def failed(self, error: OrchestratorError) -> None:
-        """The run can't go on."""
-        where = "" if isinstance(error, StorageFailed) else f" at step {self._recorded}"
-        log.error("failed%s: %s", where, error)
+    def _note(self, message: str, error: Any = None) -> None:
+        """A line of `log.txt` alone: whoever launched the run says it to the user."""
+        self._log.handle(log.makeRecord(log.name, logging.ERROR, __file__, 0, message, (), error))
 
     def compilations(self, counts: Mapping[str, int]) -> None:
         """How often each function was compiled."""

@@ -56,14 +56,12 @@ def work(job: Job, host: Host) -> dict[str, Any]:
     with recorder:
         try:
             outcome = _train(job, host, folder, experiment, recorder)
-        except OrchestratorError as error:
-            recorder.failed(error)
+        except OrchestratorError:
             raise
         except Exception as error:
             blamed = own_code_failed(error, folder.code)
             if blamed is None:
                 raise
-            recorder.failed(blamed)
             raise blamed from error
     return dataclasses.asdict(outcome)
 
