@@ -66,8 +66,9 @@ class RunFolder:
     mlflow = _Entry("mlflow.json")
     """The MLflow run, once it exists."""
     metrics = _Entry("metrics.jsonl")
-    system = _Entry("system.jsonl")
     """Metrics by step, one JSON line each."""
+    system = _Entry("system.jsonl")
+    """Readings of CPU, memory, disk, network and accelerators, one JSON line each."""
     events = _Entry("events.jsonl")
     """What happened: status, figures, checkpoints, warnings."""
     log = _Entry("log.txt")
