@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sysconfig
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,3 +28,19 @@ def _place(owner: object, method: str, error: BaseException) -> str:
     lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == code.co_filename and f.lineno]
     line = lines[-1] if lines else code.co_firstlineno
     return f"{Path(code.co_filename).name}:{line}: {type(owner).__name__}.{method}"
+
+
+def place(error: BaseException) -> str:
+    """`mine.py:12: `, the innermost line outside of this project, of Python and of installed packages; else empty."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if _users(Path(f.filename))]
+    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}: " if frames else ""
+
+
+def _users(file: Path) -> bool:
+    ours = Path(__file__).parent
+    known = (
+        ours,
+        ours.with_name("orchestrator"),
+        *map(Path, map(sysconfig.get_path, ("stdlib", "purelib", "platlib"))),
+    )
+    return file.is_file() and not any(file.is_relative_to(folder) for folder in known)

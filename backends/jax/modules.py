@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import PrivateAttr, ValidationError
 
+from backends.blame import place
 from backends.errors import OrchestratorError, OwnCodeFailed, UserError, nearest
 from backends.jax.module_forms import Module, module_of
 from backends.networks import Network
@@ -84,7 +85,7 @@ class ModuleNetwork(Network):
             raise
         except Exception as error:
             raise OwnCodeFailed(
-                f"the network {self._name} raised {type(error).__name__} when its parameters were made for {inputs} "
+                f"{place(error)}the network {self._name} raised {type(error).__name__} when its parameters were made for {inputs} "
                 f"inputs and {outputs} outputs: {error}"
             ) from error
         if module is None:
@@ -116,7 +117,7 @@ class ModuleNetwork(Network):
             raise
         except Exception as error:
             raise OwnCodeFailed(
-                f"the network {self._name} raised {type(error).__name__} for an input of the shape [samples, inputs] = "
+                f"{place(error)}the network {self._name} raised {type(error).__name__} for an input of the shape [samples, inputs] = "
                 f"{list(h.T.shape)}, {h.dtype}: {error}"
             ) from error
         if context.training:

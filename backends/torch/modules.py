@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pydantic import PrivateAttr, ValidationError
 from torch import nn
 
+from backends.blame import place
 from backends.errors import OwnCodeFailed, UserError, nearest
 from backends.networks import Network
 from backends.task import FROZEN, Context
@@ -112,7 +113,7 @@ class ModuleNetwork(Network):
             out = torch.func.functional_call(module, given, (h.T,))
         except Exception as error:
             raise OwnCodeFailed(
-                f"the network {self._name} raised {type(error).__name__} for an input of the shape "
+                f"{place(error)}the network {self._name} raised {type(error).__name__} for an input of the shape "
                 f"[samples, inputs] = {list(h.T.shape)}, {str(h.dtype).removeprefix('torch.')}: {error}"
             ) from error
         if training and context is not None:
@@ -169,7 +170,9 @@ def _maker(target: Callable[..., Any], name: str, fields: dict[str, Any]) -> Cal
         try:
             module = target(**fields, **{k: known[SIZES[k]] for k in sizes})
         except Exception as error:
-            raise OwnCodeFailed(f"making the network {name} raised {type(error).__name__}: {error}") from error
+            raise OwnCodeFailed(
+                f"{place(error)}making the network {name} raised {type(error).__name__}: {error}"
+            ) from error
         if not isinstance(module, nn.Module):
             raise UserError(f"{name} returned {_described(module)}, not a torch.nn.Module", path="network.target")
         return module
