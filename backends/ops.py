@@ -252,11 +252,11 @@ class NumpyOps:
         """Central differences, good to about six digits at first and four at second order."""
 
         def derivative(index: tuple[int, ...], x: Array) -> Array:
-            if not index:
+            if len(index) == 0:
                 return fn(x)
+            first, *rest = index
             step = np.zeros((x.shape[0], 1))
-            step[index[0]] = 1e-4 ** (1 / len(index)) if len(index) > 2 else 1e-4
-            rest = index[1:]
-            return (derivative(rest, x + step) - derivative(rest, x - step)) / (2 * step[index[0]])
+            step[first] = 1e-4 ** (1 / len(index)) if len(index) > 2 else 1e-4
+            return (derivative(tuple(rest), x + step) - derivative(tuple(rest), x - step)) / (2 * step[first])
 
         return [derivative(tuple(i), points) for i in indices]

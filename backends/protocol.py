@@ -56,7 +56,7 @@ class Settings:
 def columns_of(stage: Stage, task: Task, clip: Clip | None) -> tuple[str, ...]:
     """Names of the columns of the knob table of a stage, in order.
 
-    `lr` (first-order stages only), the stage's own floats, `clip`, `weight/<term>` (terms that are trained), `task/<constant>`.
+    `lr` (first-order stages only), the stage's own floats, `clip`, `weight/<term>` (trained terms), `task/<constant>`.
     """
     rate = ("lr",) if hasattr(stage, "lr") else ()
     cut = ("clip",) if clip is not None and rate else ()
@@ -69,8 +69,8 @@ class Steps:
     """What n steps report, one row per step. Rows are host arrays; a backend may fetch them lazily."""
 
     losses: NDArray[np.float64]
-    """[n, trained terms]: mean of each term over all workers' samples, before weighting, at the parameters BEFORE the step
-    (quasi-Newton: after it)."""
+    """[n, trained terms]: mean of each term over all workers' samples, before weighting, at the parameters BEFORE the
+    step (quasi-Newton: after it)."""
     ok: NDArray[np.bool_]
     """[n]: False where loss or gradient was not finite; such a step left the parameters as they were."""
     evaluations: NDArray[np.int64]
@@ -105,7 +105,7 @@ class Backend(Protocol[S]):
         ...
 
     def evaluate(self, state: S, batches: Batches) -> dict[str, float]:
-        """Mean of every term, trained or not (residuals squared, not weighted) over the batches, at the present constants.
+        """Mean of every term, trained or not, over the batches, at the present constants; residuals squared, no weights.
 
         Computed by every rank for itself, without communication. One compilation per set of shapes.
         """

@@ -153,7 +153,8 @@ class _FirstOrder(_Stage):
         if length is not None and length > self.steps:
             raise PydanticCustomError(
                 "schedule",
-                "the schedule is {length} steps long, longer than its stage ({steps}); shorten it or give the stage more",
+                "the schedule is {length} steps long, longer than its stage ({steps}); shorten it "
+                "or give the stage more",
                 {"length": length, "steps": self.steps},
             )
         if self.schedule.warmup >= (length or self.steps) > 0 and self.schedule.warmup:
@@ -236,7 +237,8 @@ class SsBroyden(_QuasiNewton):
         if self.precision == "float32":
             raise PydanticCustomError(
                 "precision",
-                "ssbroyden needs float64 (in float32 its line search stalls after a few iterations); remove `precision` here",
+                "ssbroyden needs float64 (in float32 its line search stalls after a few iterations); "
+                "remove `precision` here",
             )
         return self
 
@@ -274,7 +276,7 @@ class Points(Leaf):
     adapt: Rad | None = None
     """Draw again by the residual while training."""
     chunk: Literal["auto"] | PositiveInt = "auto"
-    """Points per pass; must divide the points of a worker. `auto`: as many as the cache of a CPU holds, elsewhere all."""
+    """Points per pass; must divide the points of a worker. `auto`: as many as a CPU's cache holds, elsewhere all."""
 
     @model_validator(mode="before")
     @classmethod

@@ -20,6 +20,9 @@ CAPACITY = 500
 """Most steps per dispatch: beyond a few hundred nothing is gained even for the smallest networks."""
 
 
+ALONE = World()
+
+
 @dataclass(frozen=True)
 class Assembled:
     """A task with the compiled functions that train it."""
@@ -33,7 +36,7 @@ class Assembled:
 
 
 def assemble(
-    experiment: Experiment, folder: Path, *, world: World = World(), warn: Callable[[str], None] = lambda message: None
+    experiment: Experiment, folder: Path, *, world: World = ALONE, warn: Callable[[str], None] = lambda message: None
 ) -> Assembled:
     """Load the backend and build task and functions. `folder`: what relative names refer to. Raises UserError."""
     module = backends.load(experiment.backend)

@@ -44,7 +44,7 @@ class Scaling(Leaf):
 
     coords: bool = True
     """Map every coordinate to [-1, 1] before the network sees it."""
-    fields: dict[str, Annotated[float, Field(gt=0)]] = {}
+    fields: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
     """Scale of each field: the network's output is multiplied by it. Default: what the problem declares, else 1."""
 
 

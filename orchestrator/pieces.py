@@ -82,8 +82,10 @@ class Pieces:
 
     def _best(self, kept: Mapping[str, Any]) -> float:
         """The best value so far, of the metric that still decides."""
-        same = kept["metric"] == self.made.experiment.checkpoint.best and kept["value"] is not None
-        return kept["value"] if same else math.inf
+        value = kept["value"]
+        return (
+            float(value) if value is not None and kept["metric"] == self.made.experiment.checkpoint.best else math.inf
+        )
 
     def _position(self, at: Position) -> Position:
         """A stage that was over when the checkpoint was written may have been given more steps since."""

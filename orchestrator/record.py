@@ -36,7 +36,9 @@ class Silent:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         return None
 
     def about(self, device: str, versions: Mapping[str, str], world: World) -> None: ...

@@ -194,8 +194,11 @@ def _record(folder: RunFolder, after: Experiment, changes: Differences, more: in
 
 def _storage(overrides: Any) -> str | None:
     """`-s storage=…`: where the run is looked up."""
-    pairs = dict(text.partition("=")[::2] for text in _texts(overrides))
-    return pairs["storage"].strip("\"'") if "storage" in pairs else None
+    for text in reversed(list(_texts(overrides))):
+        path, _, value = text.partition("=")
+        if path == "storage":
+            return value.strip("\"'")
+    return None
 
 
 __all__ = ["prepare_resume", "resume"]

@@ -16,7 +16,7 @@ from typing import Any
 from backends.errors import OrchestratorError, OwnCodeFailed
 from backends.protocol import World
 from backends.weighting import Weighting
-from orchestrator.assemble import CAPACITY, assemble
+from orchestrator.assemble import ALONE, CAPACITY, assemble
 from orchestrator.callbacks import Ramp, named
 from orchestrator.config import Experiment
 from orchestrator.evaluate import Yardstick, predictor
@@ -44,7 +44,7 @@ class Job:
 class Host:
     """What surrounds a worker."""
 
-    world: World = World()
+    world: World = ALONE
     report: Callable[[int, Mapping[str, float]], None] = field(default=lambda step, metrics: None)
 
 

@@ -24,7 +24,9 @@ CASES = {
     "burgers_hard": {
         "task": {"kind": "burgers"}, "constraints": "hard", "points": {"pde": 200},
         "network": {"kind": "mlp", "width": 8, "depth": 2},
-        "stages": [{"kind": "adam", "lr": 1e-2, "steps": STEPS, "precision": "float64", "schedule": {"kind": "cosine", "warmup": 5}}],
+        "stages": [
+            {"kind": "adam", "lr": 1e-2, "steps": STEPS, "precision": "float64", "schedule": {"kind": "cosine", "warmup": 5}}
+        ],
     },
     "burgers_soft_broyden": {
         "task": {"kind": "burgers"}, "points": {"pde": 100, "ic": 20, "bc": 20},
@@ -33,7 +35,9 @@ CASES = {
     },
     "inverse_heat": {
         "task": {"kind": "inverse_heat"}, "points": {"pde": 100, "ic": 20, "bc": 20},
-        "network": {"kind": "mlp", "width": 8, "depth": 2, "activation": "gelu", "features": {"count": 8, "scale": 1.0}},
+        "network": {
+            "kind": "mlp", "width": 8, "depth": 2, "activation": "gelu", "features": {"count": 8, "scale": 1.0},
+        },
         "stages": [{"kind": "adamw", "lr": 1e-2, "steps": STEPS, "precision": "float64"}],
     },
     "digits_vae": {
