@@ -5,7 +5,7 @@ from __future__ import annotations
 import types
 import typing
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -45,10 +45,7 @@ def _real_path(loc: tuple[int | str, ...], tree: Any) -> Path_:
     node: Any = tree
     path: list[str | int] = []
     for i, part in enumerate(loc):
-        if isinstance(node, Mapping) and part in node:
-            node = node[part]
-            path.append(part)
-        elif isinstance(node, list | tuple) and isinstance(part, int) and part < len(node):
+        if _has(node, part):
             node = node[part]
             path.append(part)
         elif isinstance(node, Mapping) and part == node.get("kind"):
@@ -73,7 +70,8 @@ def _message(detail: ErrorDetails, model: type[BaseModel], path: Path_, tree: An
         )
     if kind == "union_tag_invalid":
         tags = [t.strip().strip("'") for t in str(ctx.get("expected_tags", "")).split(",")]
-        return f"there is no kind {str(ctx.get('tag'))!r} here{nearest(str(ctx.get('tag')), tags)} (allowed: {', '.join(tags)})"
+        tag = str(ctx.get("tag"))
+        return f"there is no kind {tag!r} here{nearest(tag, tags)} (allowed: {', '.join(tags)})"
     if kind in ("literal_error", "enum"):
         allowed = [str(a) for a in _literals(model, path, tree)] or [str(ctx.get("expected", ""))]
         return f"must be one of {', '.join(allowed)}{got}{nearest(str(given), allowed) if len(allowed) > 1 else ''}"
@@ -140,7 +138,7 @@ def _at(model: type[BaseModel], path: Path_, tree: Any) -> list[Any]:
         after: list[Any] = []
         for annotation in here:
             after += _child(annotation, part)
-        node = node[part] if isinstance(node, Mapping | list | tuple) and _has(node, part) else None
+        node = cast(Any, node)[part] if _has(node, part) else None
         here = [a for outer in after for a in _models(outer)]
         given = node.get("kind") if isinstance(node, Mapping) else None
         chosen = [a for a in here if _kind(a) is not None and _kind(a) == given]
@@ -165,7 +163,7 @@ def _child(annotation: Any, part: str | int) -> list[Any]:
 def _has(node: Any, part: str | int) -> bool:
     if isinstance(node, Mapping):
         return part in node
-    return isinstance(part, int) and part < len(node)
+    return isinstance(node, list | tuple) and isinstance(part, int) and part < len(node)
 
 
 def _kind(annotation: Any) -> Any:

@@ -85,8 +85,8 @@ class ModuleNetwork(Network):
             raise
         except Exception as error:
             raise OwnCodeFailed(
-                f"{place(error)}the network {self._name} raised {type(error).__name__} when its parameters were made for {inputs} "
-                f"inputs and {outputs} outputs: {error}"
+                f"{place(error)}the network {self._name} raised {type(error).__name__} when its parameters were made "
+                f"for {inputs} inputs and {outputs} outputs: {error}"
             ) from error
         if module is None:
             raise UserError(f"{self._name} makes no network; give {_ALLOWED}", path="network.target")
@@ -117,8 +117,8 @@ class ModuleNetwork(Network):
             raise
         except Exception as error:
             raise OwnCodeFailed(
-                f"{place(error)}the network {self._name} raised {type(error).__name__} for an input of the shape [samples, inputs] = "
-                f"{list(h.T.shape)}, {h.dtype}: {error}"
+                f"{place(error)}the network {self._name} raised {type(error).__name__} for an input of the shape "
+                f"[samples, inputs] = {list(h.T.shape)}, {h.dtype}: {error}"
             ) from error
         if context.training:
             context.updates.update(updates)
