@@ -105,7 +105,7 @@ class Backend(Protocol[S]):
         ...
 
     def evaluate(self, state: S, batches: Batches) -> dict[str, float]:
-        """Mean of every term, trained or not, over the batches, at the present constants; residuals squared, no weights.
+        """Mean of every term, trained or not, over the batches, at the present constants (no weights).
 
         Computed by every rank for itself, without communication. One compilation per set of shapes.
         """

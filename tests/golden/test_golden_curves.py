@@ -24,9 +24,10 @@ CASES = {
     "burgers_hard": {
         "task": {"kind": "burgers"}, "constraints": "hard", "points": {"pde": 200},
         "network": {"kind": "mlp", "width": 8, "depth": 2},
-        "stages": [
-            {"kind": "adam", "lr": 1e-2, "steps": STEPS, "precision": "float64", "schedule": {"kind": "cosine", "warmup": 5}}
-        ],
+        "stages": [{
+            "kind": "adam", "lr": 1e-2, "steps": STEPS, "precision": "float64",
+            "schedule": {"kind": "cosine", "warmup": 5},
+        }],
     },
     "burgers_soft_broyden": {
         "task": {"kind": "burgers"}, "points": {"pde": 100, "ic": 20, "bc": 20},

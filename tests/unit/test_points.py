@@ -238,7 +238,8 @@ def test_a_region_of_the_users_own_that_yields_nonsense_is_named(columns: dict[s
 
 
 def test_the_version_of_loaded_points_does_not_depend_on_the_order_in_which_they_were_stored():
-    feed = PointFeed({"pde": Sampling(8, lambda n, rng: {"t": rng.random(n), "x": rng.random(n)}, Rad(every=5))}, seed=0)
+    sets = {"pde": Sampling(8, lambda n, rng: {"t": rng.random(n), "x": rng.random(n)}, Rad(every=5))}
+    feed = PointFeed(sets, seed=0)
     feed.adopt("pde", 5, feed.propose("pde", 5), np.ones(40))
     version = feed.take(5, 1).version
     for order in (sorted(feed.arrays()), sorted(feed.arrays(), reverse=True)):
