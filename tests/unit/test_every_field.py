@@ -1,0 +1,475 @@
+"""Every field of an experiment file is read by something: changing it changes what the run does.
+
+Each case changes one field of a base experiment and names what must change with it. A field without a case fails
+`test_every_field_has_a_case`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Annotated, Any
+
+import numpy as np
+import pytest
+from numpy_backend import NumpyBackend, use
+from pydantic import BaseModel
+from test_quasi import Counted, minimise, rosenbrock
+
+import backends
+from backends import checkpoint
+from backends.errors import UserError
+from backends.task import Picture
+from orchestrator import figures, launch
+from orchestrator.config import Experiment
+from orchestrator.folder import RunFolder, read_json, read_jsonl
+from orchestrator.reader import read_experiment
+from orchestrator.runs import checked, run
+
+Tree = dict[str, Any]
+
+POISSON: Tree = {
+    "name": "base",
+    "task": {"kind": "poisson", "k": 1},
+    "network": {"kind": "mlp", "width": 4, "depth": 2},
+    "points": {"pde": {"count": 24, "adapt": {"kind": "rad", "every": 4}}, "bc": 8},
+    "stages": [{"name": "warm", "kind": "adam", "lr": 1e-2, "steps": 10}],
+    "evaluate": {"every": 5, "points": 20},
+    "checkpoint": {"every": 2, "keep": 9},
+    "resources": {"workers": 0},
+    "tracking": {"enabled": False, "every": 1},
+}
+
+
+def poisson(**changes: Any) -> Tree:
+    return {**POISSON, **changes}
+
+
+def stage(**fields: Any) -> Tree:
+    return poisson(stages=[{"name": "warm", "steps": 10, **fields}])
+
+
+def rows(data: Tree, task: str = "regression", **changes: Any) -> Tree:
+    return {k: v for k, v in poisson(task={"kind": task}, data=data, **changes).items() if k != "points"}
+
+
+OWN = """
+from backends.networks import MLP
+from orchestrator import Ask, Problem, residual
+
+class Wide(MLP): ...
+
+class Narrow(MLP):
+    def apply(self, ops, params, h):
+        return 0.5 * super().apply(ops, params, h)
+
+class One(Problem):
+    coords = {"x": (0, 1)}
+    fields = ("u",)
+
+    @residual
+    def pde(self, f):
+        return f("u_xx") - f("x")
+
+class Two(One):
+    @residual
+    def pde(self, f):
+        return f("u_xx") + f("x")
+
+class Counts:
+    def step(self, moment):
+        return Ask(metrics={"mine": moment.step})
+
+class Doubles:
+    def step(self, moment):
+        return Ask(metrics={"mine": 2 * moment.step})
+"""
+
+BASES: dict[str, Tree] = {
+    "poisson": POISSON,
+    "inside": poisson(points={"pde": 24}),
+    "one set": poisson(points={"pde": 24, "bc": 8}),
+    "all adapt": poisson(points={"adapt": {"kind": "rad", "every": 4}, "pde": 24, "bc": 8}),
+    "burgers": poisson(task={"kind": "burgers"}, points={"pde": 24, "ic": 8, "bc": 8}),
+    "inverse": poisson(task={"kind": "inverse_heat"}, points={"pde": 24}),
+    "modified": poisson(network={"kind": "modified_mlp", "width": 4, "depth": 2}),
+    "fourier": poisson(network={"kind": "mlp", "width": 4, "depth": 1, "features": {"count": 4}}),
+    "own network": poisson(network={"kind": "custom", "target": "own.py:Wide", "width": 4, "depth": 1}),
+    "own task": poisson(task={"kind": "custom", "target": "own.py:One"}, points={"pde": 8}),
+    "own callback": poisson(callbacks=[{"kind": "custom", "target": "own.py:Counts"}]),
+    "digits": rows({"kind": "digits", "batch": 8}, "vae", network={"kind": "vae", "latent": 2, "width": 4}),
+    "diabetes": rows({"kind": "diabetes", "batch": 16}),
+    "table": rows({"kind": "table", "path": "one.csv", "inputs": ["a"], "outputs": ["b"], "batch": 8}),
+    "adamw": stage(kind="adamw", lr=1e-2),
+    "sgd": stage(kind="sgd", lr=1e-2),
+    "lbfgs": stage(kind="lbfgs"),
+    "ssbroyden": stage(kind="ssbroyden"),
+    "constant": stage(kind="adam", lr=1e-2, schedule={"kind": "constant", "warmup": 3}),
+    "cosine": stage(kind="adam", lr=1e-2, schedule={"kind": "cosine", "warmup": 3}),
+    "exponential": stage(kind="adam", lr=1e-2, schedule={"kind": "exponential", "warmup": 3, "every": 2}),
+    "fixed": poisson(weights={"kind": "fixed"}),
+    "norms": poisson(weights={"kind": "gradient_norms", "every": 2, "alpha": 0.1}),
+    "relobralo": poisson(weights={"kind": "relobralo", "every": 2, "beta": 0.5}),
+    "clip": poisson(clip={"norm": 1.0}),
+    "best": poisson(checkpoint={"every": 100, "keep": 1, "best": "validation/bc"}, evaluate={"every": 1, "points": 20}),
+    "stops": poisson(
+        callbacks=[{"kind": "early_stopping", "mode": "max", "min_delta": 1e9, "patience": 1}],
+        evaluate={"every": 2, "points": 20},
+    ),
+    "never stops": poisson(callbacks=[{"kind": "early_stopping", "patience": 1, "mode": "max"}]),
+    "ramp": poisson(callbacks=[{"kind": "ramp", "knob": "weight/bc", "start": 1, "end": 4, "begin": 2, "steps": 5}]),
+    "tracked": poisson(tracking={"every": 1, "uri": "http://127.0.0.1:9"}),
+}
+
+CASES: list[tuple[str, str, Any, str]] = [
+    # the top level
+    ("poisson", "version", 2, "error"),
+    ("poisson", "name", "other", "run"),
+    ("poisson", "backend", "torch", "loaded"),
+    ("poisson", "device", "cuda:1", "settings"),
+    ("poisson", "seed", 1, "arrays"),
+    ("poisson", "precision", "float64", "types"),
+    ("inside", "constraints", "hard", "records"),
+    ("poisson", "compile", "never", "settings"),
+    ("poisson", "storage", "elsewhere", "folder"),
+    ("poisson", "start_from", "EARLIER", "records"),
+    # tasks
+    ("burgers", "task.nu", 0.1, "records"),
+    ("poisson", "task.k", 2, "records"),
+    ("inverse", "task.true_kappa", 0.2, "records"),
+    ("inverse", "task.guess", 0.3, "arrays"),
+    ("inverse", "task.noise", 0.5, "records"),
+    ("inverse", "task.measurements", 37, "records"),
+    ("digits", "task.likelihood", "bernoulli", "records"),
+    ("own task", "task.target", "own.py:Two", "records"),
+    ("diabetes", "task", {"kind": "regression"}, "nothing"),
+    # networks
+    *[(base, "network.width", 5, "arrays") for base in ("poisson", "modified", "digits")],
+    *[(base, "network.depth", 3, "arrays") for base in ("poisson", "modified", "digits")],
+    *[(base, "network.activation", "sin", "records") for base in ("poisson", "modified", "digits")],
+    *[(base, "network.features", {"count": 4}, "arrays") for base in ("poisson", "modified")],
+    ("fourier", "network.features.count", 5, "arrays"),
+    ("fourier", "network.features.scale", 3.0, "arrays"),
+    ("digits", "network.latent", 3, "arrays"),
+    ("own network", "network.target", "own.py:Narrow", "records"),
+    # points, data, scaling
+    ("one set", "points.pde.count", 25, "records"),
+    ("one set", "points.pde.sampler", "sobol", "records"),
+    ("one set", "points.pde.chunk", 12, "chunks"),
+    ("one set", "points.pde.adapt", {"kind": "rad", "every": 4}, "points"),
+    ("one set", "points.adapt", {"kind": "rad", "every": 4}, "points"),
+    ("all adapt", "points.adapt.every", 3, "points"),
+    ("all adapt", "points.adapt.k", 3.0, "points"),
+    ("all adapt", "points.adapt.c", 0.0, "points"),
+    ("all adapt", "points.adapt.candidates", 3, "points"),
+    *[(base, "data.batch", 7, "records") for base in ("digits", "diabetes", "table")],
+    *[(base, "data.holdout", 0.4, "records") for base in ("digits", "diabetes", "table")],
+    *[(base, "data.standardize", False, "records") for base in ("diabetes", "table")],
+    ("table", "data.path", "two.csv", "records"),
+    ("table", "data.inputs", ["a", "c"], "arrays"),
+    ("table", "data.outputs", ["c"], "records"),
+    ("poisson", "scaling.coords", False, "records"),
+    ("poisson", "scaling.fields", {"u": 2.0}, "records"),
+    # stages
+    *[(base, "stages.0.name", "first", "parameters") for base in ("poisson", "adamw", "sgd", "lbfgs", "ssbroyden")],
+    *[(base, "stages.0.steps", 12, "result") for base in ("poisson", "adamw", "sgd", "lbfgs", "ssbroyden")],
+    *[(base, "stages.0.precision", "float64", "types") for base in ("poisson", "adamw", "sgd")],
+    ("lbfgs", "stages.0.precision", "float32", "types"),
+    ("ssbroyden", "stages.0.precision", "float32", "error"),
+    *[(base, "stages.0.lr", 2e-2, "arrays") for base in ("poisson", "adamw", "sgd")],
+    *[(base, "stages.0.b1", 0.5, "knobs") for base in ("poisson", "adamw")],
+    *[(base, "stages.0.b2", 0.5, "knobs") for base in ("poisson", "adamw")],
+    *[(base, "stages.0.eps", 1e-2, "knobs") for base in ("poisson", "adamw")],
+    ("adamw", "stages.0.weight_decay", 0.5, "knobs"),
+    ("sgd", "stages.0.momentum", 0.5, "knobs"),
+    *[(base, "stages.0.schedule", {"kind": "cosine"}, "knobs") for base in ("poisson", "adamw", "sgd")],
+    *[(base, "stages.0.schedule.warmup", 4, "knobs") for base in ("constant", "cosine", "exponential")],
+    *[(base, "stages.0.schedule.steps", 8, "knobs") for base in ("cosine", "exponential")],
+    ("cosine", "stages.0.schedule.final", 0.5, "knobs"),
+    ("exponential", "stages.0.schedule.decay", 0.5, "knobs"),
+    ("exponential", "stages.0.schedule.every", 3, "knobs"),
+    *[(base, "stages.0.line_search", 2, "iterations") for base in ("lbfgs", "ssbroyden")],
+    *[(base, "stages.0.tolerance", 1e2, "iterations") for base in ("lbfgs", "ssbroyden")],
+    ("lbfgs", "stages.0.memory", 2, "iterations"),
+    # weights and clipping
+    *[(base, "weights.values", {"bc": 3.0}, "records") for base in ("fixed", "norms", "relobralo")],
+    *[(base, "weights.every", 3, "records") for base in ("norms", "relobralo")],
+    *[(base, "weights.low", 0.99, "records") for base in ("norms", "relobralo")],
+    *[(base, "weights.high", 1.01, "records") for base in ("norms", "relobralo")],
+    *[(base, "weights.alpha", 0.5, "records") for base in ("norms", "relobralo")],
+    ("relobralo", "weights.beta", 0.0, "records"),
+    ("relobralo", "weights.temperature", 1.0, "records"),
+    ("fixed", "weights", {"kind": "gradient_norms", "every": 2}, "records"),
+    ("fixed", "weights", {"kind": "relobralo", "every": 2}, "records"),
+    ("poisson", "clip", {"norm": 1.0}, "knobs"),
+    ("clip", "clip.norm", 2.0, "knobs"),
+    # what is measured, kept and drawn
+    ("poisson", "evaluate.every", 10, "records"),
+    ("poisson", "evaluate.points", 50, "records"),
+    ("poisson", "checkpoint.every", 3, "checkpoints"),
+    ("poisson", "checkpoint.keep", 2, "checkpoints"),
+    ("best", "checkpoint.best", "validation/pde", "checkpoints"),
+    ("best", "checkpoint.best", None, "checkpoints"),
+    ("poisson", "figures.every", 4, "drawn"),
+    ("poisson", "figures.formats", ["pdf", "svg"], "pictures"),
+    # callbacks
+    ("stops", "callbacks.0.metric", "validation/bc", "remembered"),
+    ("stops", "callbacks.0.patience", 5, "remembered"),
+    ("stops", "callbacks.0.min_delta", 0.0, "remembered"),
+    ("never stops", "callbacks.0.mode", "min", "remembered"),
+    ("ramp", "callbacks.0.knob", "weight/pde", "knobs"),
+    ("ramp", "callbacks.0.start", 2.0, "knobs"),
+    ("ramp", "callbacks.0.end", 3.0, "knobs"),
+    ("ramp", "callbacks.0.begin", 3, "knobs"),
+    ("ramp", "callbacks.0.steps", 4, "knobs"),
+    ("ramp", "callbacks.0.scale", "log", "knobs"),
+    ("own callback", "callbacks.0.target", "own.py:Doubles", "records"),
+    # where it runs, and who hears of it
+    ("poisson", "resources.workers", 2, "host"),
+    ("poisson", "resources.cpus_per_worker", 2, "variables"),
+    ("poisson", "resources.gpus_per_worker", 0.5, "variables"),
+    ("tracked", "tracking.enabled", False, "uploaders"),
+    ("tracked", "tracking.uri", "http://127.0.0.1:10", "run"),
+    ("tracked", "tracking.experiment", "other", "run"),
+    ("tracked", "tracking.every", 3, "records"),
+    ("tracked", "tracking.checkpoints", "all", "run"),
+    ("tracked", "tracking.tags", {"mine": "yes"}, "run"),
+    ("tracked", "tracking.system_metrics_every_s", 3.0, "machine"),
+]
+
+
+# --- every field has a case ---
+
+
+def models(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The models behind Annotated, unions and collections."""
+    origin = typing.get_origin(annotation)
+    if origin is Annotated:
+        yield from models(typing.get_args(annotation)[0])
+    elif origin in (typing.Union, types.UnionType, tuple, list, dict):
+        for argument in typing.get_args(annotation):
+            yield from models(argument)
+    elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+
+
+def all_fields() -> set[tuple[str, str]]:
+    """(model, field) of everything that an experiment file can say."""
+    found: set[type[BaseModel]] = set()
+    waiting: list[type[BaseModel]] = [Experiment]
+    while waiting:
+        model = waiting.pop()
+        if model in found:
+            continue
+        found.add(model)
+        extra = typing.get_type_hints(model, include_extras=True).get("__pydantic_extra__")
+        for annotation in [*(f.annotation for f in model.model_fields.values()), extra]:
+            waiting += models(annotation)
+    return {(model.__name__, name) for model in found for name in model.model_fields}
+
+
+def touched(experiment: Experiment, path: str) -> set[tuple[str, str]]:
+    """(model, field) on the way to a path; the kind of everything that is met."""
+    node: Any = experiment
+    found: set[tuple[str, str]] = set()
+    for part in [*path.split("."), ""]:
+        if isinstance(node, BaseModel):
+            found |= {(type(node).__name__, name) for name in {part, "kind"} & type(node).model_fields.keys()}
+            node = getattr(node, part, None)
+        elif isinstance(node, Mapping):
+            node = node.get(part)
+        elif isinstance(node, tuple) and part:
+            node = node[int(part)]
+    return found
+
+
+def test_every_field_has_a_case(folder: Path):
+    covered = {("Experiment", "extends")}  # its case is below
+    for base, path, value, key in CASES:
+        changes = {} if key == "error" or value == "EARLIER" else {path: value}
+        covered |= touched(_checked(base, folder, changes), path)
+    assert sorted(all_fields() - covered) == [], "fields that no case changes"
+    assert sorted(covered - all_fields()) == []
+
+
+# --- each case ---
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the files of the bases lie in."""
+    path = tmp_path_factory.mktemp("fields")
+    (path / "own.py").write_text(OWN)
+    rng = np.random.default_rng(0)
+    for name in ("one.csv", "two.csv"):
+        lines = [",".join(f"{v:.6f}" for v in row) for row in 3 + 2 * rng.normal(size=(40, 3))]
+        (path / name).write_text("\n".join(["a,b,c", *lines]))
+    return path
+
+
+@pytest.fixture(scope="module")
+def watched(folder: Path) -> Iterator[Observer]:
+    """Runs each experiment once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        yield Observer(folder, patch)
+
+
+class Observer:
+    """What experiments do, part by part."""
+
+    def __init__(self, folder: Path, patch: pytest.MonkeyPatch) -> None:
+        self.folder, self.known = folder, dict[str, Tree]()
+        self.made: list[NumpyBackend] = []
+        self.heard: Tree = {}
+        use(patch, self.made)
+        load = backends.load
+        patch.setattr(backends, "load", lambda name: self._hear("loaded", name) or _with_networks(load(name)))
+        patch.setattr(figures, "draw_all", lambda _, run_folder, experiment, step: self._hear("drawn", step) or [])
+        patch.setattr("orchestrator.uploader.start", lambda run_folder: self._hear("uploaders", 1) or _Handle())
+        patch.setattr("orchestrator.record.SystemMetrics", lambda file, every_s: self._machine(every_s))
+        patch.setattr(launch, "in_ray_train", lambda job, experiment: self._elsewhere(experiment))
+
+    def __call__(self, base: str, changes: Tree, key: str) -> Any:
+        """What changes under `key`."""
+        if key == "iterations":
+            return iterations(_checked(base, self.folder, changes))
+        if key == "variables":
+            return launch._variables(_checked(base, self.folder, changes))
+        if key == "pictures":
+            return pictures(_checked(base, self.folder, changes), self.folder / "pictures")
+        name = json.dumps([base, changes])
+        if name not in self.known:
+            self.known[name] = self._run(base, changes)
+        return self.known[name].get(key)
+
+    def _run(self, base: str, changes: Tree) -> Tree:
+        self.heard = {"host": "here"}
+        self.made.clear()
+        where = {} if "storage" in changes else {"storage": "runs"}
+        try:
+            result = run(BASES[base], {**where, **changes})
+        except UserError as error:
+            return {"error": str(error)}
+        return {**self.heard, **_left(result, self.made)}
+
+    def _hear(self, what: str, value: Any) -> None:
+        self.heard.setdefault(what, [])
+        self.heard[what].append(value)
+
+    def _machine(self, every_s: float) -> Any:
+        self._hear("machine", every_s)
+        return contextlib.nullcontext()
+
+    def _elsewhere(self, experiment: Experiment) -> Tree:
+        self.heard["host"] = f"Ray, {experiment.resources.workers} workers"
+        return {"status": "finished", "step": 0, "metrics": {}, "checkpoint": None, "train_s": 0.0, "reason": ""}
+
+
+def _left(result: Any, made: list[NumpyBackend]) -> Tree:
+    """What a run leaves behind, and what its backend was given."""
+    run_folder = result.folder
+    about = read_json(run_folder.run)
+    told = [about[k] for k in ("name", "experiment", "uri", "checkpoints")]
+    found: Tree = {
+        "folder": str(run_folder.path.parent),
+        "run": [*told, about["tags"].get("mine")],
+        "parameters": sorted(about["params"]),
+        "result": (result.status, result.step),
+        "records": [
+            (r["step"], {k: v for k, v in r["metrics"].items() if "time/" not in k})
+            for r in read_jsonl(run_folder.metrics)[0]
+        ],
+    }
+    if not made:
+        return found
+    backend = made[-1]
+    kept = checkpoint.newest(run_folder.checkpoints, pytest.fail)
+    assert kept is not None
+    settings = {k: v for k, v in vars(backend.settings).items() if k not in ("warn", "seed")}
+    return found | {
+        "settings": settings,
+        "knobs": digest({f"{i}": table for i, table in enumerate(backend.tables)}),
+        "chunks": {batch: backend.task.chunk(batch) for batch in backend.task.held_out(10)},
+        "arrays": digest(kept.arrays),
+        "types": sorted({str(a.dtype) for k, a in kept.arrays.items() if k.startswith("params/")}),
+        "points": digest(kept.points),
+        "remembered": (result.status, result.step, kept.loop["callbacks"]),
+        "checkpoints": [p.name for p in checkpoint.listing(run_folder.checkpoints)],
+    }
+
+
+def digest(arrays: Mapping[str, Any]) -> str:
+    """A hash of names, shapes and numbers."""
+    state = hashlib.blake2b()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        state.update(f"{name} {array.shape} {array.dtype}".encode() + array.tobytes())
+    return state.hexdigest()
+
+
+def iterations(experiment: Experiment) -> Any:
+    """What a quasi-Newton stage does in Rosenbrock's valley."""
+    (chosen,) = experiment.stages
+    x, _, count, ended = minimise(chosen, Counted(rosenbrock), np.array([10.0, -7, 3, 2, 1, 0]), 30)  # type: ignore[arg-type]
+    return x.tolist(), count, ended
+
+
+def pictures(experiment: Experiment, place: Path) -> list[str]:
+    """The files that a picture becomes."""
+    target = RunFolder(place / "-".join(experiment.figures.formats))
+    target.path.mkdir(parents=True, exist_ok=True)
+    lines = Picture("curve", "lines", {"u": np.arange(3.0)}, {"x": np.arange(3.0)})
+    DRAW_ALL([lines], target, experiment, 1)
+    return sorted(p.suffix for p in target.figures.iterdir())
+
+
+DRAW_ALL = figures.draw_all
+"""The real one."""
+
+
+class _Handle:
+    """An uploader that has sent everything."""
+
+    def finish(self) -> Any:
+        return SimpleNamespace(complete=True, run_id="1", unsent=0)
+
+
+def _with_networks(module: Any) -> Any:
+    return SimpleNamespace(**vars(module), adapt=lambda target, fields: target(**fields))
+
+
+def _checked(base: str, folder: Path, changes: Tree) -> Experiment:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        return checked(BASES[base], changes).experiment
+
+
+@pytest.mark.parametrize(("base", "path", "value", "key"), CASES, ids=lambda v: str(v)[:40])
+def test_changing_a_field_changes_what_the_run_does(base: str, path: str, value: Any, key: str, watched: Observer):
+    if value == "EARLIER":
+        earlier = watched("poisson", {"name": "earlier", "seed": 5}, "folder")
+        value = next(str(p) for p in Path(earlier).iterdir() if p.name.startswith("earlier-"))
+    before, after = watched(base, {}, key), watched(base, {path: value}, key)
+    if key == "nothing":  # a kind that is the only one of its sort: that it runs is what can be seen
+        assert watched(base, {}, "result") == ("finished", 10)
+        return
+    assert before != after, f"{path} changes nothing in: {key}"
+    if key == "error":
+        assert before is None
+        assert path.partition(".")[0] in after
+    elif key not in ("iterations", "variables", "pictures"):
+        assert watched(base, {path: value}, "error") is None
+
+
+def test_extends_takes_over_another_file(tmp_path: Path):
+    (tmp_path / "below.yaml").write_text(json.dumps(POISSON))
+    (tmp_path / "above.yaml").write_text(json.dumps({"extends": "below.yaml", "seed": 4}))
+    experiment = read_experiment(tmp_path / "above.yaml").experiment
+    assert (experiment.seed, experiment.network.width) == (4, 4)  # type: ignore[union-attr]
