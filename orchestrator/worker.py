@@ -7,12 +7,12 @@ sweep's trial start from the same text. Rank 0 writes; the others compute.
 from __future__ import annotations
 
 import dataclasses
-import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from backends.blame import place
 from backends.errors import OrchestratorError, OwnCodeFailed
 from backends.protocol import World
 from backends.weighting import Weighting
@@ -59,20 +59,11 @@ def work(job: Job, host: Host) -> dict[str, Any]:
         except OrchestratorError:
             raise
         except Exception as error:
-            blamed = own_code_failed(error, folder.code)
-            if blamed is None:
+            where = place(error)
+            if not where:
                 raise
-            raise blamed from error
+            raise OwnCodeFailed(f"{where}raised {type(error).__name__}: {error}") from error
     return dataclasses.asdict(outcome)
-
-
-def own_code_failed(error: Exception, code: Path) -> OwnCodeFailed | None:
-    """The error as one of the user's own code, where a file in `code` was being executed; else None."""
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).parent == code]
-    if not frames:
-        return None
-    last = frames[-1]
-    return OwnCodeFailed(f"{Path(last.filename).name}:{last.lineno} in {last.name}: {type(error).__name__}: {error}")
 
 
 def _train(job: Job, host: Host, folder: RunFolder, experiment: Experiment, recorder: Recorder | Silent) -> Outcome:
