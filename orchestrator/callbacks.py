@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
+from pydantic_core import PydanticCustomError
 
 from backends.errors import UserError
 from backends.spec import Leaf
@@ -88,12 +89,25 @@ class Ramp(Leaf):
     scale: Literal["linear", "log"] = "linear"
     """log: equal factors per step; both values must be positive."""
 
+    @model_validator(mode="after")
+    def _possible(self) -> Ramp:
+        for name, value in (("start", self.start), ("end", self.end)):
+            if self.scale == "log" and value <= 0:
+                raise PydanticCustomError(
+                    "ramp", "a logarithmic ramp needs positive values ({name}: {value})", {"name": name, "value": value}
+                )
+            if self.knob.startswith("weight/") and value < 0:
+                raise PydanticCustomError(
+                    "ramp", "a weight is not negative ({name}: {value})", {"name": name, "value": value}
+                )
+        return self
+
     def values(self, step: int, n: int) -> NDArray[np.float64]:
         """The knob's values at the steps `step` … `step + n - 1`."""
         part = np.clip((np.arange(step, step + n) - self.begin) / self.steps, 0.0, 1.0)
         if self.scale == "log":
             return self.start ** (1 - part) * self.end**part
-        return self.start + (self.end - self.start) * part
+        return self.start * (1 - part) + self.end * part  # exactly `end` at the end
 
 
 class CustomCallback(Leaf):

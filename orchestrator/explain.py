@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
+from pydantic_core.core_schema import ErrorType
 
 from backends.errors import Problem, nearest
 from orchestrator.yaml_text import Document, Path_, dotted
@@ -90,11 +91,12 @@ def _message(detail: ErrorDetails, model: type[BaseModel], path: Path_, tree: An
         return f"must match {ctx.get('pattern')}{got}"
     if kind == "too_short":
         return f"needs at least {ctx.get('min_length')} entr{'y' if ctx.get('min_length') == 1 else 'ies'}"
-    if kind in ("number", "schedule", "stage", "precision") or kind.startswith("own_"):
+    if kind not in _PYDANTICS:  # ours say what was given
         return said
     return f"{said}{got}"
 
 
+_PYDANTICS = frozenset(typing.get_args(ErrorType))
 _NUMBERS = {
     "greater_than": "must be above {limit}",
     "greater_than_equal": "must be at least {limit}",

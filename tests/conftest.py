@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 # Before any framework loads: the same variables that a worker gets.
@@ -19,6 +20,10 @@ from backends.environment import environment  # noqa: E402
 
 for _name, _value in {**environment("torch", 1, "cpu"), **environment("jax", 1, "cpu")}.items():
     os.environ.setdefault(_name, _value)
+
+# The same examples every time, however slow the machine.
+hypothesis.settings.register_profile("orchestrator", deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile("orchestrator")
 
 ROOT = Path(__file__).parents[1]
 
