@@ -15,7 +15,10 @@ from orchestrator.result import history
 def draw_all(
     pictures: Sequence[Picture], folder: RunFolder, experiment: Experiment, step: int
 ) -> list[tuple[Path, str]]:
-    """Draw and save; returns (file, key) of each first-format file. Raises OSError where it can't be written."""
+    """Draw and save; returns (file, key) of each first-format file. Histories end at `step`.
+
+    Raises OSError where a file can't be written.
+    """
     folder.figures.mkdir(exist_ok=True)
     formats = experiment.figures.formats
     made: list[tuple[Path, str]] = []
@@ -24,7 +27,8 @@ def draw_all(
         made.append(
             (plots.save(plots.draw(picture), stem, formats, data=plots.data_of(picture)), f"figures/{picture.name}")
         )
-    series = history(folder)
+    series = {name: (at[at <= step], values[at <= step]) for name, (at, values) in history(folder).items()}
+    series = {name: found for name, found in series.items() if len(found[0])}
     bounds = []
     total = 0
     for stage in experiment.stages[:-1]:

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import logging
 import math
-import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from backends.protocol import World
-from backends.task import Predict, Task
+from backends.task import Picture, Predict, Task
 from orchestrator import resolved
 from orchestrator.config import Experiment
 from orchestrator.folder import Lines, RunFolder, read_jsonl
@@ -72,6 +71,8 @@ class Recorder(Silent):
         tracking = experiment.tracking
         self._machine = SystemMetrics(folder.system, tracking.system_metrics_every_s) if tracking.enabled else None
         self._warned: set[str] = set()
+        self._first: Callable[[], None] | None = None
+        """Draws the pictures of step 0, once the first steps are done."""
 
     def __enter__(self) -> Self:
         self._log = _LogFile(self.folder.log, encoding="utf-8", delay=True)
@@ -87,6 +88,8 @@ class Recorder(Silent):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if error is None or isinstance(error, Exception):
+            self._draw_first()
         if error is not None and kind is not None:
             self._note(f"failed at step {max(self._recorded, 0)}: {error}", (kind, error, trace))
         if self._machine is not None:
@@ -130,20 +133,45 @@ class Recorder(Silent):
         if self._metrics.dropped:
             self.warn(f"metrics can't be written to {self.folder.metrics} (is the disk full?): some are lost")
         self._recorded = step
+        if step > 0:
+            self._draw_first()
 
     def draw(self, task: Task, predict: Predict, feed: Any, step: int) -> None:
-        """The task's pictures and the histories. A picture that fails is a warning, never the end of a run."""
+        """The task's pictures and the histories. A picture that fails is a warning, never the end of a run.
+
+        Drawing those of step 0 takes a second that the first step need not wait for: it is done behind it.
+        """
+        try:
+            pictures = task.pictures(predict, feed.take(step, 1).fixed())
+        except Exception as error:
+            self._not_drawn(step, error)
+            return
+        if step:
+            self._draw_first()
+            self._draw(pictures, step)
+        else:
+            self._first = lambda: self._draw(pictures, 0)
+
+    def _draw(self, pictures: Sequence[Picture], step: int) -> None:
         from orchestrator.figures import draw_all
 
         try:
-            samples = feed.take(step, 1).fixed()
-            for path, key in draw_all(task.pictures(predict, samples), self.folder, self.experiment, step):
+            for path, key in draw_all(pictures, self.folder, self.experiment, step):
                 self.event("figure", step, path=str(path.relative_to(self.folder.path)), key=key)
-        except OSError as error:
-            self.warn(f"figures of step {step} could not be written: {error}")
         except Exception as error:
+            self._not_drawn(step, error)
+
+    def _draw_first(self) -> None:
+        first, self._first = self._first, None
+        if first is not None:
+            first()
+
+    def _not_drawn(self, step: int, error: Exception) -> None:
+        if isinstance(error, OSError):
+            self.warn(f"figures of step {step} could not be written: {error}")
+        else:
             self.warn(f"figures of step {step} could not be drawn: {str(error) or type(error).__name__}")
-            self._note("the picture that failed", sys.exc_info())
+            self._note("the picture that failed", (type(error), error, error.__traceback__))
 
     def saved(self, path: Path, step: int, best: bool) -> None:
         """A checkpoint is on the disk."""
