@@ -24,6 +24,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
 from backends.errors import UserError
+from backends.torch import probes
 from backends.torch.device import default_dtype, own_generator
 
 Tree = Any
@@ -164,6 +165,7 @@ def standalone(graph: torch.fx.GraphModule, flat: list[Any]) -> Callable[..., An
     """The graph as machine code for these shapes. Raises whatever inductor raises."""
     from torch._inductor import standalone_compile  # costs a second, and short runs do without
 
+    probes.remember()
     return standalone_compile(graph, flat, dynamic_shapes="from_example_inputs")
 
 
