@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -236,6 +236,9 @@ class Parts:
 
 class TaskSpec(Leaf):
     """A task as the file describes it (`task: {kind: …}`); problems derive from it."""
+
+    term_names: ClassVar[tuple[str, ...]] = ()
+    """The terms of a task that is no Problem."""
 
     def build(self, parts: Parts) -> Task:
         """The task itself. Raises UserError where the parts do not fit together."""

@@ -17,11 +17,16 @@ def catalogue() -> list[dict[str, Any]]:
 
 def _entry(task: Any) -> dict[str, Any]:
     fields = {k: f for k, f in task.model_fields.items() if k != "kind"}
+    problem = issubclass(task, Problem)
     return {
         "kind": task.model_fields["kind"].default,
-        "what": (task.__doc__ or "").strip().splitlines()[0] if task.__doc__ else "",
-        "terms": list(task.declared())
-        if issubclass(task, Problem) and task.fields
-        else list(getattr(task, "term_names", ())),
+        "what": _sentence(task.__doc__ or ""),
+        "terms": list(task.declared()) if problem else list(task.term_names),
         "settings": {k: (None if f.is_required() else f.get_default()) for k, f in fields.items()},
+        "reference": problem and task.has_solution(),
     }
+
+
+def _sentence(text: str) -> str:
+    """The first sentence of a docstring, on one line."""
+    return " ".join(text.partition("\n\n")[0].split()).partition(". ")[0].rstrip(".")

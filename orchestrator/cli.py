@@ -31,9 +31,12 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-File = Annotated[Path, typer.Argument(help="Experiment file (YAML).", show_default=False)]
+File = Annotated[Path, typer.Argument(metavar="FILE", help="Experiment file (YAML).", show_default=False)]
 Run = Annotated[
-    str, typer.Argument(help="Run: folder, MLflow id, name, `latest`, or a beginning of any.", show_default=False)
+    str,
+    typer.Argument(
+        metavar="RUN", help="Folder, MLflow id, name, `latest`, or a beginning of any of them.", show_default=False
+    ),
 ]
 Set = Annotated[list[str], typer.Option("-s", "--set", metavar="PATH=VALUE", help="Override one setting; repeatable.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
@@ -141,7 +144,7 @@ def sync(name: Run, storage: Storage = None, json_: Json = False) -> None:
 
 @app.command()
 def check(
-    files: Annotated[list[Path], typer.Argument(help="Experiment files.", show_default=False)],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Experiment files.", show_default=False)],
     set: Set = NONE,
     json_: Json = False,
 ) -> None:
@@ -252,7 +255,7 @@ def main(arguments: list[str] | None = None) -> None:
 def _guarded(arguments: list[str]) -> int:
     """The exit code of one call; no exception gets out."""
     try:
-        answer = app(arguments, standalone_mode=False)
+        answer = app(arguments, prog_name="orchestrator", standalone_mode=False)
         return answer if isinstance(answer, int) else 0
     except typer.Exit as error:
         return error.exit_code

@@ -28,13 +28,27 @@ from orchestrator.folder import RunFolder, read_jsonl, status
 from orchestrator.result import RunResult
 
 PLAIN_EVERY_S = 30.0
+PIPE_WIDTH = 500
+"""Nothing is folded or cut where nobody looks."""
 EXIT_CODES = {"killed": 130, "preempted": 143, "failed": 3}
 
 
 def console(*, stderr: bool = True) -> Console:
     """A console that knows terminals, NO_COLOR and CI."""
     force = False if os.environ.get("CI") or os.environ.get("TERM") == "dumb" else None
-    return Console(stderr=stderr, force_terminal=force, highlight=False, markup=False, soft_wrap=True)
+    made = Console(stderr=stderr, force_terminal=force, highlight=False, markup=False, soft_wrap=True)
+    if not made.is_terminal and "COLUMNS" not in os.environ:
+        made.width = PIPE_WIDTH
+    return made
+
+
+def tabular(out: Console, *columns: str, title: str | None = None, right: Sequence[str] = ()) -> Table:
+    """A table: ruled on a terminal; elsewhere plain columns, one line per row, for `grep` and `awk`."""
+    ruled = {} if out.is_terminal else {"box": None, "pad_edge": False, "padding": (0, 2, 0, 0)}
+    table = Table(title=title, title_justify="left", **ruled)
+    for name in columns:
+        table.add_column(name, justify="right" if name in right else "left", overflow="fold")
+    return table
 
 
 def configure_logging(verbose: int) -> None:
@@ -196,9 +210,8 @@ SUMMARY = ("loss", "loss/", "validation/", "error/", "unknown/", "time/")
 def summarize(result: RunResult) -> None:
     """The summary table, the figure's path and how to open the MLflow UI."""
     out = console(stderr=True)
-    table = Table(title=f"{result.path.name}: {result.status} at step {result.step}", title_justify="left")
-    table.add_column("metric")
-    table.add_column("value", justify="right")
+    title = f"{result.path.name}: {result.status} at step {result.step}"
+    table = tabular(out, "metric", "value", title=title, right=("value",))
     for name in sorted(
         result.metrics, key=lambda n: ([i for i, p in enumerate(SUMMARY) if n == p or n.startswith(p)] or [9], n)
     ):
@@ -227,9 +240,11 @@ def show_agreement(outcome: Mapping[str, Any], *, as_json: bool) -> None:
         typer.echo(json.dumps(outcome))
         return
     out = console(stderr=False)
-    table = Table(title=f"jax and torch over {outcome['steps']} steps in {outcome['precision']}", title_justify="left")
-    table.add_column("what")
-    table.add_column("largest relative difference", justify="right")
+    title, value = (
+        f"jax and torch over {outcome['steps']} steps in {outcome['precision']}",
+        "largest relative difference",
+    )
+    table = tabular(out, "what", value, title=title, right=(value,))
     table.add_row("gradient at step 0", f"{outcome['gradients']:.1e}")
     for name, value in outcome["terms"].items():
         table.add_row(f"loss/{name}", f"{value:.1e}")
@@ -241,15 +256,14 @@ def show_runs(runs: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(list(runs)))
         return
-    table = Table()
-    for name in ("run", "status", "step", "error/l2", "validation/total", "started"):
-        table.add_column(name, justify="right" if "/" in name or name == "step" else "left")
+    out, numbers = console(stderr=False), ("step", "error/l2", "validation/total")
+    table = tabular(out, "run", "status", *numbers, "started", right=numbers)
     for entry in runs:
         metrics = entry.get("metrics") or {}
         cells = [_number(metrics[k]) if _is_number(metrics.get(k)) else "" for k in ("error/l2", "validation/total")]
         started = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry["started"])) if entry.get("started") else ""
         table.add_row(str(entry["folder_name"]), str(entry["status"]), str(entry.get("step", "")), *cells, started)
-    console(stderr=False).print(table)
+    out.print(table)
 
 
 def _is_number(value: Any) -> bool:
@@ -298,10 +312,15 @@ def show_tasks(*, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(entries))
         return
-    table = Table()
-    for name in ("kind", "what", "terms", "settings"):
-        table.add_column(name)
+    out = console(stderr=False)
+    table = tabular(out, "kind", "what", "terms", "settings", "reference")
     for entry in entries:
-        settings = ", ".join(f"{k}={v}" for k, v in entry["settings"].items())
-        table.add_row(entry["kind"], entry["what"], ", ".join(entry["terms"]), settings)
-    console(stderr=False).print(table)
+        settings = ", ".join(f"{k}={_setting(v)}" for k, v in entry["settings"].items())
+        table.add_row(
+            entry["kind"], entry["what"], ", ".join(entry["terms"]), settings, "yes" if entry["reference"] else ""
+        )
+    out.print(table)
+
+
+def _setting(value: Any) -> str:
+    return "…" if value is None else _number(value) if isinstance(value, float) else str(value)

@@ -12,8 +12,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from rich.table import Table
-
 
 @dataclass(frozen=True)
 class Finding:
@@ -96,7 +94,7 @@ def _cache() -> Finding:
 
 def show_findings(findings: list[Finding], *, as_json: bool) -> int:
     """Print the report; exit code 0 where something can train, else 2."""
-    from orchestrator.console import console
+    from orchestrator.console import console, tabular
 
     backends = [f for f in findings if f.what in ("jax", "torch") and f.state == "ok"]
     code = (
@@ -107,10 +105,9 @@ def show_findings(findings: list[Finding], *, as_json: bool) -> int:
     if as_json:
         print(json.dumps([asdict(f) for f in findings]))
         return code
-    table = Table()
-    for name in ("what", "state", "detail"):
-        table.add_column(name)
+    out = console(stderr=False)
+    table = tabular(out, "what", "state", "detail")
     for finding in findings:
         table.add_row(finding.what, finding.state, finding.detail)
-    console(stderr=False).print(table)
+    out.print(table)
     return code

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ class Regression(TaskSpec):
     With `standardize` errors are measured in standard deviations of each output.
     """
 
+    term_names: ClassVar = ("data",)
     kind: Literal["regression"] = "regression"
 
     def build(self, parts: Parts) -> RegressionTask:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,7 @@ class Vae(TaskSpec):
     Their sum with weights 1 is the negative evidence lower bound up to a constant; the weight of `kl` is beta.
     """
 
+    term_names: ClassVar = ("reconstruction", "kl")
     kind: Literal["vae"] = "vae"
     likelihood: Likelihood = "gaussian"
     """`gaussian`: squared error over the pixels (a normal of variance 1/2 each); `bernoulli`: cross-entropy with
