@@ -13,7 +13,7 @@ from typing import Any
 
 import backends
 from backends.environment import environment
-from orchestrator.config import Experiment
+from orchestrator.config import Experiment, Resources
 from orchestrator.folder import Lines, RunFolder, read_jsonl
 from orchestrator.worker import Host, Job, work
 
@@ -54,3 +54,11 @@ def _variables(experiment: Experiment) -> dict[str, str]:
 def backend_installed(name: str) -> None:
     """Raise MissingBackend before anything starts where the framework is not installed here."""
     backends.installed(name)
+
+
+def refuse_what_does_not_fit(resources: Resources) -> None:
+    """Raise UserError before anything starts where this machine would be asked for more CPUs than it has."""
+    if resources.workers:
+        from orchestrator.ray_cluster import refuse_more_than_here
+
+        refuse_more_than_here(resources)

@@ -13,8 +13,10 @@ import logging
 import os
 import secrets
 import shutil
+import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,16 +46,28 @@ def connected(resources: Resources, variables: Mapping[str, str]) -> Iterator[Ma
     Raises UserError at once where the cluster is too small, RunFailed where RAY_ADDRESS does not answer.
     """
     address = os.environ.get("RAY_ADDRESS")
-    open_already = "ray" in sys.modules and sys.modules["ray"].is_initialized()
-    if not address and not open_already:
-        _enough([{"CPU": float(cores())}], resources, "this machine has")  # before 3 s of starting Ray
+    if _is_open():
+        _enough(_nodes(), resources, "the cluster has")
+        yield variables
+    elif address:
+        with _joined(address):
+            _enough(_nodes(), resources, "the cluster has")
+            yield variables
+    else:
         with _own(variables):
             _enough(_nodes(), resources, "this machine has")
             yield {}
-        return
-    with contextlib.nullcontext() if open_already else _joined(str(address)):
-        _enough(_nodes(), resources, "the cluster has")
-        yield variables
+
+
+def refuse_more_than_here(resources: Resources) -> None:
+    """Raise UserError where the workers will be placed on this machine, and can't be. Ray is not started for it."""
+    if not (_is_open() or os.environ.get("RAY_ADDRESS") or resources.gpus_per_worker):
+        _enough([{"CPU": float(cores())}], resources, "this machine has")
+
+
+def _is_open() -> bool:
+    """Whether this process has a session of Ray already."""
+    return "ray" in sys.modules and bool(sys.modules["ray"].is_initialized())
 
 
 def cores() -> int:
@@ -71,7 +85,8 @@ def _joined(address: str) -> Iterator[None]:
     from ray.exceptions import RayError
 
     try:
-        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=_verbose())
+        with _own_signals():
+            ray.init(address=address, logging_level=logging.ERROR, log_to_driver=_verbose())
     except (ConnectionError, RuntimeError, ValueError, RayError) as error:
         raise RunFailed(f"no Ray cluster answers at {address} (RAY_ADDRESS): {_first_line(error)}") from error
     try:
@@ -90,9 +105,9 @@ def _own(variables: Mapping[str, str]) -> Iterator[None]:
     folder = tempfile.mkdtemp(prefix="orchestrator-ray-", dir=short)
     token = {} if "RAY_AUTH_MODE" in os.environ else {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": _TOKEN}
     with environ({**_OWN, **variables, **token}):
-        _read_again()
+        forget_token()
         try:
-            with contextlib.ExitStack() as lean:
+            with _own_signals(), contextlib.ExitStack() as lean:
                 for name in _UNUSED:
                     lean.enter_context(mock.patch.object(node.Node, name, lambda *_, **__: None))
                 ray.init(
@@ -108,16 +123,29 @@ def _own(variables: Mapping[str, str]) -> Iterator[None]:
         finally:
             ray.shutdown()
             shutil.rmtree(folder, ignore_errors=True)
-    _read_again()
+    forget_token()
 
 
-def _read_again() -> None:
+def forget_token() -> None:
     """Let Ray forget which token and mode it has read: it keeps them from its import on."""
     from ray import _raylet
 
     native: Any = _raylet  # compiled, without type information
     native.Config.initialize("")
     native.AuthenticationTokenLoader.instance().reset_cache()
+
+
+@contextlib.contextmanager
+def _own_signals() -> Iterator[None]:
+    """Keep this process's answer to SIGTERM and SIGINT: `ray.init` puts its own in place, which leave at once."""
+    ours = threading.current_thread() is threading.main_thread()
+    before = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)} if ours else {}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if handler is not None:
+                signal.signal(number, handler)
 
 
 def _verbose() -> bool:
@@ -160,19 +188,25 @@ def _enough(nodes: Sequence[Mapping[str, float]], resources: Resources, who: str
         have = sum(n.get(name, 0.0) for n in nodes)
         if value > have:
             raise UserError(
-                f"{resources.workers} worker{'s' * (resources.workers > 1)} with {each[name]:g} {name}s each need "
-                f"{value:g} {name}s, {who} {have:g}; lower resources.workers or resources.{name.lower()}s_per_worker"
+                f"{counted(resources.workers, 'worker')} with {counted(each[name], name)} each need "
+                f"{counted(value, name)}, {who} {have:g}; "
+                f"lower resources.workers or resources.{name.lower()}s_per_worker"
                 + ("" if os.environ.get("RAY_ADDRESS") else ", or name a larger cluster in RAY_ADDRESS"),
                 path="resources",
             )
     fitting = sum(int(min(n.get(name, 0.0) // value for name, value in each.items() if value)) for n in nodes)
     if fitting < resources.workers:
-        shares = ", ".join(f"{value:g} {name}s" for name, value in each.items() if value)
+        shares = ", ".join(counted(value, name) for name, value in each.items() if value)
         raise UserError(
             f"{resources.workers} workers with {shares} each do not fit: a worker lives on one node, and {who} "
             f"room for {fitting}; lower resources.cpus_per_worker or resources.workers",
             path="resources",
         )
+
+
+def counted(number: float, what: str) -> str:
+    """`1 CPU`, `2 CPUs`."""
+    return f"{number:g} {what}{'s' * (number != 1)}"
 
 
 def free() -> Mapping[str, float]:

@@ -142,7 +142,7 @@ def train(
         trainer = _trainer(job, experiment, variables, scratch)
         fitting = _InThread(trainer.fit)
         try:
-            say(f"starting {_workers(experiment.resources)}")
+            say(f"starting {ray_cluster.counted(experiment.resources.workers, 'Ray worker')}")
             waiting = _wait_for_workers(trainer, fitting, experiment.resources, begun, stop, say)
             if waiting is not None:
                 trainer.cancel()
@@ -176,10 +176,6 @@ def _trainer(job: Job, experiment: Experiment, variables: Mapping[str, str], scr
     )
 
 
-def _workers(resources: Resources) -> str:
-    return f"{resources.workers} Ray worker{'s' * (resources.workers > 1)}"
-
-
 def _wait_for_workers(
     trainer: LeanTrainer,
     fitting: _InThread,
@@ -204,7 +200,8 @@ def _wanted(resources: Resources) -> str:
     """How much is asked for, and how much is free."""
     free = ray_cluster.free()
     wanted = {"CPU": float(resources.cpus_per_worker), "GPU": resources.gpus_per_worker}
-    return ", ".join(f"{resources.workers * v:g} {k}s ({free.get(k, 0.0):g} free)" for k, v in wanted.items() if v)
+    counted = {k: ray_cluster.counted(resources.workers * v, k) for k, v in wanted.items() if v}
+    return ", ".join(f"{text} ({free.get(k, 0.0):g} free)" for k, text in counted.items())
 
 
 class _InThread:

@@ -86,10 +86,11 @@ def prepare(
         experiment = experiment.changed(start_from=start_from)
     try:
         launch.backend_installed(experiment.backend)
+        launch.refuse_what_does_not_fit(experiment.resources)
         asked = _storage(experiment, read.document.mark(("storage",)).file.startswith("-s"))
         storage = storage_of(asked)
         uri = effective_uri(experiment.tracking, read.document.mark(("tracking", "uri")).file.startswith("-s"))
-        refuse_relative(asked or "runs", uri, out)
+        refuse_relative(asked or "runs", uri if experiment.tracking.enabled else "", out)
         checkpoint = beginning(experiment, read_folder(source), str(storage))
     except UserError as error:
         raise read.blame(error) from error

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -171,6 +172,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     os.environ.update(environment())
     os.nice(10)
+    if not options.once:  # `ray job stop` and batch systems end every process of a run: this one sees to its end
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     from orchestrator.upload_process import Loop
 
     return Loop(options.folder, once=options.once, since=options.since).run()

@@ -16,6 +16,7 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -94,7 +95,7 @@ def _wait_for(url: str, token: str, head: subprocess.Popen[bytes], log: Path) ->
     pytest.fail(f"the cluster does not answer: {log.read_text()}")
 
 
-def end(process: subprocess.Popen[bytes]) -> None:
+def end(process: subprocess.Popen[Any]) -> None:
     """End a process with all that it started."""
     tree = [psutil.Process(process.pid)] if process.poll() is None else []
     tree += [child for parent in tree for child in parent.children(recursive=True)]
