@@ -102,7 +102,8 @@ def resume(
 
 def _train(prepared: Prepared, *, as_json: bool, quiet: bool) -> None:
     """Watch a run to its end, print its result and leave with its exit code."""
-    from orchestrator.console import failed, finish, watched
+    from orchestrator.console import watched
+    from orchestrator.printing import failed, finish
     from orchestrator.runs import start
 
     try:
@@ -177,7 +178,7 @@ def agree(
 ) -> None:
     """Run both backends side by side: gradients at step 0, then the loss terms of the first steps."""
     from orchestrator.agree import compare
-    from orchestrator.console import show_agreement
+    from orchestrator.printing import show_agreement
 
     if precision not in ("float32", "float64"):
         raise UserError(f"--precision must be float32 or float64 (got {precision!r})")
@@ -187,8 +188,8 @@ def agree(
 @app.command("list")
 def list_(storage: Storage = None, json_: Json = False) -> None:
     """List the runs of a storage folder."""
-    from orchestrator.console import show_runs
     from orchestrator.folder import list_runs, storage_of
+    from orchestrator.printing import show_runs
 
     show_runs(list_runs(storage_of(storage)), as_json=json_)
 
@@ -197,7 +198,7 @@ def list_(storage: Storage = None, json_: Json = False) -> None:
 def show(name: Run, storage: Storage = None, json_: Json = False) -> None:
     """Show one run: status, metrics, figures, checkpoints, how to go on."""
     from orchestrator import folder
-    from orchestrator.console import show_run
+    from orchestrator.printing import show_run
 
     show_run(folder.find(name, storage), as_json=json_)
 
@@ -205,7 +206,7 @@ def show(name: Run, storage: Storage = None, json_: Json = False) -> None:
 @app.command()
 def tasks(json_: Json = False) -> None:
     """List the tasks with their terms, settings and references."""
-    from orchestrator.console import show_tasks
+    from orchestrator.printing import show_tasks
 
     show_tasks(as_json=json_)
 

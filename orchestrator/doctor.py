@@ -94,7 +94,8 @@ def _cache() -> Finding:
 
 def show_findings(findings: list[Finding], *, as_json: bool) -> int:
     """Print the report; exit code 0 where something can train, else 2."""
-    from orchestrator.console import console, tabular
+    from orchestrator.console import console
+    from orchestrator.printing import tabular
 
     backends = [f for f in findings if f.what in ("jax", "torch") and f.state == "ok"]
     code = (
