@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -147,6 +148,9 @@ def _assign(document: Document, dotted_path: str, value: Any, shown: str, folder
     """Set one value; what is wrong with the path, or None."""
     node: Any = document.tree
     path: Path_ = ()
+    if isinstance(value, dict | list):
+        value = copy.deepcopy(value)
+        anchor(value, folder)
     parts = dotted_path.split(".")
     for depth, part in enumerate(parts):
         last = depth == len(parts) - 1

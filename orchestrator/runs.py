@@ -161,7 +161,7 @@ def start(prepared: Prepared) -> RunResult:
             else:
                 outcome = launch.in_ray_train(prepared.job, experiment)
         except KeyboardInterrupt:
-            outcome = {"status": "killed", "reason": "interrupted twice"}
+            outcome = {"status": "killed", "reason": "interrupted"}
         except Exception as caught:  # recorded first, then raised: an OrchestratorError, or our bug
             error = caught
         result = _concluded(folder, outcome, error)

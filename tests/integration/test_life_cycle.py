@@ -115,7 +115,7 @@ def test_a_second_interrupt_ends_the_run_at_once(
     out = tmp_path / "run"
     assert exit_code("run", str(file), "--out", str(out), "-q") == 130
     result = json.loads((out / "result.json").read_text())
-    assert (result["status"], result["reason"]) == ("killed", "interrupted twice")
+    assert (result["status"], result["reason"]) == ("killed", "interrupted")
     assert result["checkpoint"] == "checkpoints/step-000000020", "the last one before the interrupts"
     monkeypatch.delenv("AT_25")
     assert resume(out).status == "finished"

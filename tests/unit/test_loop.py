@@ -259,6 +259,20 @@ def test_adaptive_state_survives_a_change_of_callbacks(tmp_path: Path):
     assert result.status == "finished"
 
 
+def test_a_callback_brought_on_resume_travels_with_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Pieces, "stop", _at(20))
+        run(TREE, out=tmp_path / "run")
+    (tmp_path / "own.py").write_text(
+        "class Mine:\n    def state(self):\n        return 7\n    def step(self, moment): ...\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    result = resume(tmp_path / "run", {"callbacks": [{"kind": "custom", "target": "own.py:Mine"}]})
+    assert last(result).loop["callbacks"] == {"own.py:Mine": 7}
+    assert (result.path / "code" / "own.py").exists()
+    assert "target: code/own.py:Mine" in result.folder.experiment.read_text()
+
+
 def test_resuming_in_vain_is_no_use(tmp_path: Path):
     result = run(TREE, out=tmp_path / "run")
     with pytest.raises(UserError, match="has finished"):
