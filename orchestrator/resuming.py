@@ -119,7 +119,11 @@ def _changed(folder: RunFolder, before: Experiment, overrides: Any) -> Experimen
 
 
 def _listed(changes: Differences) -> str:
-    return "\n".join(f"  {path}: {_plain(old)} -> {_plain(new)}" for path, (old, new) in sorted(changes.items()))
+    return "\n".join(f"  {_inline({path: change})}" for path, change in sorted(changes.items()))
+
+
+def _inline(changes: Differences) -> str:
+    return ", ".join(f"{path}: {_plain(old)} -> {_plain(new)}" for path, (old, new) in sorted(changes.items()))
 
 
 def _plain(value: Any) -> str:
@@ -178,19 +182,15 @@ def _record(folder: RunFolder, after: Experiment, changes: Differences, more: in
     about["experiment"] = tracking.experiment or about.get("experiment")
     about["tags"] = {**about.get("tags", {}), **tracking.tags}
     write_json(folder.run, about)
-    said = ", ".join(f"{path}: {_plain(old)} -> {_plain(new)}" for path, (old, new) in sorted(changes.items()))
-    bits = sorted({path.split(".")[0] for path in changes} & set(BITS))
-    note = f"resumed with changes: {said}" + (f" (equal bits are not promised: {', '.join(bits)})" if bits else "")
-    Lines(folder.events).append(
-        {
-            "time": time.time(),
-            "step": 0,
-            "event": "resumed",
-            "message": note,
-            "changes": {k: list(v) for k, v in changes.items()},
-            "more": more,
-        }
-    )
+    said = _inline(changes)
+    happened = {"time": time.time(), "step": 0}
+    told = {"changes": {k: list(v) for k, v in changes.items()}, "more": more}
+    events = Lines(folder.events)
+    events.append({**happened, "event": "resumed", "message": f"resumed with changes: {said}", **told})
+    bits = {k: v for k, v in changes.items() if k.split(".")[0] in BITS}
+    if bits:
+        message = f"from here on equal bits are not promised, for the run was resumed with changes ({_inline(bits)})"
+        events.append({**happened, "event": "warning", "message": message})
 
 
 def _storage(overrides: Any) -> str | None:
