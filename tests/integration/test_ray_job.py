@@ -1,126 +1,156 @@
-"""`ray job submit … -- python -m orchestrator run FILE` on a cluster: the job's outcome is the run's."""
+"""`ray job submit --working-dir . -- python -m orchestrator run FILE …` against a head on this machine."""
 
 from __future__ import annotations
 
+import json
 import os
-import shutil
 import subprocess
 import sys
 import time
+import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import Cluster
+from mlflow import MlflowClient
+from tiny import last, records
 
-from orchestrator.folder import find
-from orchestrator.jsonl import read_json
+from backends.errors import UserError
+from orchestrator.folder import RunFolder, read_json, status
+from orchestrator.ray_job import refuse_relative, this_job
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
-ROOT = Path(__file__).parents[2]
+
+SMALL = ("-s", "network.width=8", "-s", "points={pde: 200, ic: 20, bc: 20}", "-s", "evaluate.every=50")
+FISHER = ("run", "experiments/fisher/fisher.yaml", *SMALL)
+"""A problem of the user's own, in a file beside the experiment file."""
+SHORT = ("-s", "stages=[{kind: adam, lr: 3e-3, steps: 100}]")
 
 
-@pytest.fixture(scope="module")
-def upload(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A user's working directory: experiment files and an own problem beside them."""
-    folder = tmp_path_factory.mktemp("upload")
-    for name in ("burgers/burgers_soft.yaml", "fisher/fisher.yaml", "fisher/fisher.py"):
-        shutil.copy(ROOT / "experiments" / name, folder / Path(name).name)
-    return folder
+class Jobs:
+    """The command line of jobs on a machine that talks to a cluster, and its server where the command says less."""
+
+    def __init__(self, cluster: Cluster, root: Path) -> None:
+        self.root, self.server = root, cluster.jobs
+        self.environment = {**os.environ, **cluster.environment, "PYTHONWARNINGS": "ignore"}
+
+    def submit(self, name: str, *words: str, wait: bool = False) -> subprocess.CompletedProcess[str]:
+        """`ray job submit`, from the checkout."""
+        ray = (sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--address", self.server)
+        options = ("--submission-id", name, "--working-dir", ".", *(() if wait else ("--no-wait",)))
+        command = [*ray, *options, "--", "python", "-m", "orchestrator", *words]
+        return subprocess.run(command, cwd=self.root, env=self.environment, capture_output=True, text=True, timeout=300)
+
+    def ended(self, name: str) -> dict[str, Any]:
+        """What the server says of a job that is over."""
+        return self.until(name, lambda about: about["status"] in ("SUCCEEDED", "FAILED", "STOPPED"))
+
+    def until(self, name: str, condition: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
+        about: dict[str, Any] = {}
+        for _ in range(600):
+            about = self._ask(name)
+            if condition(about):
+                return about
+            time.sleep(0.3)
+        pytest.fail(f"job {name} is {about}: {self.logs(name)}")
+
+    def logs(self, name: str) -> str:
+        return str(self._ask(f"{name}/logs")["logs"])
+
+    def stop(self, name: str) -> None:
+        self._ask(f"{name}/stop", b"")
+
+    def _ask(self, path: str, data: bytes | None = None) -> dict[str, Any]:
+        headers = {"Authorization": f"Bearer {self.environment['RAY_AUTH_TOKEN']}"}
+        request = urllib.request.Request(f"{self.server}/api/jobs/{path}", data, headers)
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            found: dict[str, Any] = json.loads(answer.read())
+            return found
 
 
-def submit(cluster: Any, upload: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """`ray job submit --working-dir . -- python -m orchestrator …`, as a person types it."""
-    return subprocess.run(
-        [
-            *(sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--address", cluster.jobs),
-            *("--working-dir", ".", "--", "python", "-m", "orchestrator", *words),
-        ],
-        cwd=upload, env={**os.environ, **cluster.environment}, capture_output=True, text=True, check=False, timeout=280,
-    )  # fmt: skip
+@pytest.fixture
+def jobs(cluster: Cluster, root: Path) -> Jobs:
+    return Jobs(cluster, root)
 
 
-def kept(tmp_path: Path) -> list[str]:
-    """Where the run goes, outside the job's working directory."""
-    return ["-s", f"storage={tmp_path}/runs", "-s", f"tracking.uri=sqlite:///{tmp_path}/mlflow.db"]
+def places(folder: Path) -> tuple[str, ...]:
+    """Where a job must put what it leaves."""
+    return "-s", f"storage={folder}/runs", "-s", f"tracking.uri=sqlite:///{folder}/mlflow.db"
 
 
-def test_a_job_with_an_own_problem_succeeds_and_is_found_in_storage_and_mlflow(
-    cluster: Any, upload: Path, tmp_path: Path
-) -> None:
-    from mlflow import MlflowClient
-
-    done = submit(
-        cluster,
-        upload,
-        "run",
-        "fisher.yaml",
-        *kept(tmp_path),
-        "-s",
-        "stages.adam.steps=50",
-        "-s",
-        "stages.lbfgs.steps=5",
-    )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    folder = find("fisher", str(tmp_path / "runs"))
-    result = read_json(folder.result)
-    assert (result["status"], result["step"]) == ("finished", 55)
-    assert (folder.path / "code" / "fisher.py").exists(), "the user's file travelled with the run"
-    run = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db").get_run(result["run_id"])
-    assert run.info.status == "FINISHED"
-    assert run.data.tags["mlflow.source.type"] == "JOB"
-    assert run.data.metrics["error/l2"] == pytest.approx(result["metrics"]["error/l2"])
+def only_run(folder: Path) -> Path:
+    (found,) = (folder / "runs").iterdir()
+    return found
 
 
-def test_a_relative_storage_is_refused_in_a_job_with_the_line_to_write(cluster: Any, upload: Path) -> None:
-    done = submit(cluster, upload, "run", "burgers_soft.yaml")
-    assert done.returncode != 0
-    said = done.stdout + done.stderr
-    assert "is deleted with the job" in said
-    assert "-s storage=" in said
-    assert "Traceback" not in said
+def in_mlflow(folder: Path) -> Any:
+    """The one run of a job's tracking store."""
+    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    (found,) = client.search_runs([e.experiment_id for e in client.search_experiments()])
+    return found
 
 
-def test_a_failing_experiment_fails_the_job_with_the_message_in_its_log(
-    cluster: Any, upload: Path, tmp_path: Path
-) -> None:
-    done = submit(cluster, upload, "run", "burgers_soft.yaml", *kept(tmp_path), "-s", "stages.warm.lr=1e30")
-    said = done.stdout + done.stderr
-    assert done.returncode != 0
-    assert "is not finite in pde" in said, said[-3000:]
-    assert "Traceback" not in said
-    assert read_json(find("latest", str(tmp_path / "runs")).result)["status"] == "failed"
+def test_a_job_trains_an_own_problem_and_leaves_its_run_in_storage_and_mlflow(jobs: Jobs, tmp_path: Path) -> None:
+    done = jobs.submit("good", *FISHER, *SHORT, *places(tmp_path), wait=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert jobs.ended("good")["status"] == "SUCCEEDED"
+    out = only_run(tmp_path)
+    assert (status(RunFolder(out)), last(out).step) == ("finished", 100)
+    assert (out / "code" / "fisher.py").exists()
+    found = in_mlflow(tmp_path)
+    assert found.info.status == "FINISHED"
+    assert found.info.run_id == read_json(RunFolder(out).mlflow)["run_id"]
+    assert found.data.tags["orchestrator.job"] == "good"
+    assert found.data.params["task.target"].endswith("fisher.py:Fisher")
+    assert found.data.metrics["loss/pde"] == pytest.approx(records(out)[-1][1]["loss/pde"])
 
 
-def test_a_stopped_job_is_preempted_with_a_checkpoint_to_go_on_from(cluster: Any, upload: Path, tmp_path: Path) -> None:
-    from ray.job_submission import JobStatus, JobSubmissionClient
+def test_jobs_that_must_fail_fail_with_the_message_in_their_log(jobs: Jobs, tmp_path: Path) -> None:
+    """A relative storage folder would be lost with the job; a loss that is not finite ends a run."""
+    jobs.submit("lost", *FISHER, *SHORT)
+    jobs.submit("nan", *FISHER, "-s", "stages=[{kind: adam, lr: 1e30, steps: 100}]", *places(tmp_path))
+    lost = jobs.ended("lost")
+    assert (lost["status"], lost["driver_exit_code"]) == ("FAILED", 2)
+    assert "lies in the job's working directory" in jobs.logs("lost")
+    assert "submit with -s storage=FOLDER" in jobs.logs("lost")
+    nan = jobs.ended("nan")
+    assert (nan["status"], nan["driver_exit_code"]) == ("FAILED", 3)
+    assert "the loss is not finite in pde, ic, bc" in jobs.logs("nan")
+    assert in_mlflow(tmp_path).info.status == "FAILED"
 
-    from orchestrator.ray_cluster import environ, forget_token
 
-    long = ["-s", "stages.warm.steps=2000000", "-s", "checkpoint.every=1000", "-s", "tracking.enabled=false"]
-    command = [
-        *(sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--address", cluster.jobs, "--no-wait"),
-        *("--submission-id", "stopped", "--working-dir", ".", "--"),
-        *("python", "-m", "orchestrator", "run", "burgers_soft.yaml", *kept(tmp_path), *long),
-    ]
-    subprocess.run(
-        command, cwd=upload, env={**os.environ, **cluster.environment}, check=True, capture_output=True, timeout=120
-    )
+def test_a_stopped_job_leaves_a_checkpoint_and_a_run_marked_preempted(jobs: Jobs, tmp_path: Path) -> None:
+    endless = ("-s", "stages=[{kind: adam, lr: 3e-3, steps: 10000000}]", "-s", "tracking.every=50")
+    jobs.submit("endless", *FISHER, *endless, *places(tmp_path))
     runs = tmp_path / "runs"
-    until(lambda: any(runs.glob("*/checkpoints/step-*/meta.json")), "a checkpoint is written")
-    with environ(cluster.environment):
-        forget_token()
-        client = JobSubmissionClient(cluster.jobs)
-        client.stop_job("stopped")
-        until(lambda: client.get_job_status("stopped") == JobStatus.STOPPED, "the job has stopped")
-    forget_token()
-    result = read_json(find("latest", str(runs)).result)
-    assert result["status"] == "preempted"
-    assert result["checkpoint"].endswith(f"step-{result['step']:09d}")
+    jobs.until("endless", lambda _: runs.exists() and len(records(only_run(tmp_path))) > 1)
+    jobs.stop("endless")
+    assert jobs.ended("endless")["status"] == "STOPPED"
+    out = only_run(tmp_path)
+    result = read_json(RunFolder(out).result)
+    assert result["status"] == status(RunFolder(out)) == "preempted"
+    assert last(out).step == result["step"] > 0
+    found = in_mlflow(tmp_path)
+    assert (found.info.status, found.data.tags["orchestrator.status"]) == ("KILLED", "preempted")
 
 
-def until(condition: Any, what: str, limit_s: float = 120.0) -> None:
-    """Wait for something that happens in another process."""
-    end = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < end, f"waited {limit_s} s until {what}"
-        time.sleep(0.2)
+def test_in_a_job_whatever_lies_in_its_working_directory_is_refused(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = "sqlite:////elsewhere/mlflow.db"
+    refuse_relative("runs", "sqlite:///mlflow.db", None)  # not in a job: all is well
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps({"metadata": {"job_submission_id": "raysubmit_1"}}))
+    found = this_job()
+    assert found is not None and found.id == "raysubmit_1"
+    for storage in ("runs", str(here / "runs"), "../" + here.name):
+        with pytest.raises(UserError, match=r"storage '.*' lies in the job's working directory.*-s storage=FOLDER"):
+            refuse_relative(storage, store, None)
+    with pytest.raises(UserError, match=r"--out 'out' lies in the job's working directory"):
+        refuse_relative("/elsewhere", store, Path("out"))
+    for uri in ("sqlite:///mlflow.db", f"sqlite:///{here}/mlflow.db"):
+        with pytest.raises(UserError, match=r"tracking store lies in the job's working directory.*-s tracking.uri="):
+            refuse_relative("/elsewhere", uri, None)
+    for uri in (store, "http://tracker:5000", ""):
+        refuse_relative("/elsewhere", uri, Path("/elsewhere/run"))
