@@ -132,9 +132,12 @@ def _line(
     if not latest or first is None:
         return f"{folder.path.name}  {phase} …"
     spent, done = time.monotonic() - first[0], step - first[1]
-    eta = f"  ETA {_duration(spent / done * (total - step))}" if done > 0 else ""
+    if folder.stop.exists() or step >= total:
+        ahead = "  ending …"  # last checkpoint, figures, MLflow
+    else:
+        ahead = f"  ETA {_duration(spent / done * (total - step))}" if done > 0 else ""
     shown = [f"{name} {latest[name]:.3e}" for name in ("loss", "validation/total", "error/l2") if name in latest]
-    return f"{folder.path.name}  step {step}/{total} ({100 * step // max(total, 1)} %)  {'  '.join(shown)}{eta}"
+    return f"{folder.path.name}  step {step}/{total} ({100 * step // max(total, 1)} %)  {'  '.join(shown)}{ahead}"
 
 
 def _duration(seconds: float) -> str:
