@@ -156,7 +156,7 @@ def _not_written(folder: Path, snapshot: Snapshot, error: OSError) -> str:
         room = f" ({needed / 1e6:.3g} MB of arrays to write, {shutil.disk_usage(folder).free / 1e6:.3g} MB free)"
     return (
         f"the checkpoint of step {snapshot.step} could not be written to {folder}: {error.strerror or error}{room}; "
-        "older checkpoints are untouched. Make room or choose another `storage`, then resume the run"
+        "older checkpoints are untouched. Make room, or move the run folder to a larger disk, and resume it"
     )
 
 

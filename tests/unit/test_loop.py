@@ -278,3 +278,18 @@ def test_resuming_in_vain_is_no_use(tmp_path: Path):
     with pytest.raises(UserError, match="has finished"):
         resume(result.path)
     assert read_json(result.folder.result)["status"] == "finished", "and leaves the result as it was"
+
+
+def test_a_run_that_was_moved_goes_on_where_it_lies_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.py").write_text("class Mine:\n    def step(self, moment): ...\n")
+    tree = {**TREE, "callbacks": [{"kind": "custom", "target": "own.py:Mine"}]}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Pieces, "stop", _at(20))
+        made = run(tree, {"storage": "small"})
+    (tmp_path / "own.py").unlink()
+    made.path.parent.rename(tmp_path / "large")
+    result = resume("loop", {"storage": "large"})
+    assert (result.status, result.path) == ("finished", tmp_path / "large" / made.path.name)
+    with pytest.raises(UserError, match="has finished"):
+        resume("loop", ["storage=large"])
