@@ -280,6 +280,6 @@ def status(folder: RunFolder) -> str:
     ended = read_json(folder.result).get("status")
     if ended:
         return str(ended)
-    if folder.lock.exists():
-        return "killed"
+    if folder.lock.exists():  # it died without a word; perhaps it had been told to go, and no time was left
+        return folder.stop_requested() or "killed"
     return "killed" if states[-1:] == ["running"] else (states or ["waiting"])[-1]

@@ -13,7 +13,8 @@ from typing import Any
 
 import backends
 from backends.environment import environment
-from orchestrator.config import Experiment, Resources
+from backends.errors import UserError
+from orchestrator.config import Experiment
 from orchestrator.folder import Lines, RunFolder, read_jsonl
 from orchestrator.worker import Host, Job, work
 
@@ -39,7 +40,13 @@ def in_ray_train(job: Job, experiment: Experiment) -> dict[str, Any]:
 
     say("starting Ray")
     with connected(experiment.resources, _variables(experiment)) as variables:
+        from orchestrator.ray_cluster import free
         from orchestrator.ray_train import train
+
+        idle = free().get("GPU", 0.0)
+        if idle and experiment.device == "auto" and not experiment.resources.gpus_per_worker:
+            unused = f"the workers use no accelerator ({idle:g} free here): -s resources.gpus_per_worker=1"
+            Lines(folder.events).append({"time": time.time(), "step": 0, "event": "warning", "message": unused})
 
         return train(job, experiment, variables, begun=begun, stop=folder.stop_requested, say=say)
 
@@ -56,9 +63,17 @@ def backend_installed(name: str) -> None:
     backends.installed(name)
 
 
-def refuse_what_does_not_fit(resources: Resources) -> None:
-    """Raise UserError before anything starts where this machine would be asked for more CPUs than it has."""
-    if resources.workers:
-        from orchestrator.ray_cluster import refuse_more_than_here
+def refuse_what_does_not_fit(experiment: Experiment) -> None:
+    """Raise UserError before anything starts where Ray could not give the workers what the file asks for."""
+    resources = experiment.resources
+    if not resources.workers:
+        return
+    if experiment.device.startswith(("cuda", "gpu")) and not resources.gpus_per_worker:
+        raise UserError(
+            f"device {experiment.device} needs resources.gpus_per_worker: 1 (Ray hides accelerators that were not "
+            "asked for), or resources.workers: 0 to train in this process",
+            path="device",
+        )
+    from orchestrator.ray_cluster import refuse_at_once
 
-        refuse_more_than_here(resources)
+    refuse_at_once(resources)

@@ -14,6 +14,7 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -21,6 +22,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
+
+from filelock import FileLock, Timeout
 
 from backends.errors import RunFailed, UserError
 from orchestrator.config import Resources
@@ -35,6 +38,8 @@ _OWN = {
 """Ray reads these when a cluster starts."""
 _UNUSED = ("start_api_server", "start_monitor", "start_log_monitor")
 _OBJECTS_BYTES = 100_000_000
+_REACH_S = 10.0
+_SCRATCH = "orchestrator-ray-"
 _TOKEN = secrets.token_hex(32)
 """One per process: Ray keeps the first that it reads."""
 
@@ -45,7 +50,7 @@ def connected(resources: Resources, variables: Mapping[str, str]) -> Iterator[Ma
 
     Raises UserError at once where the cluster is too small, RunFailed where RAY_ADDRESS does not answer.
     """
-    address = os.environ.get("RAY_ADDRESS")
+    address = _address()
     if _is_open():
         _enough(_nodes(), resources, "the cluster has")
         yield variables
@@ -59,10 +64,41 @@ def connected(resources: Resources, variables: Mapping[str, str]) -> Iterator[Ma
             yield {}
 
 
-def refuse_more_than_here(resources: Resources) -> None:
-    """Raise UserError where the workers will be placed on this machine, and can't be. Ray is not started for it."""
-    if not (_is_open() or os.environ.get("RAY_ADDRESS") or resources.gpus_per_worker):
+def refuse_at_once(resources: Resources) -> None:
+    """Raise UserError where the cluster can't be reached or this machine is too small; Ray is not started for it."""
+    address = _address()
+    if _is_open():
+        return
+    if address:
+        _reach(address)
+    elif not resources.gpus_per_worker:
         _enough([{"CPU": float(cores())}], resources, "this machine has")
+
+
+def _address() -> str | None:
+    """HOST:PORT or `auto` of a cluster that runs already."""
+    asked = os.environ.get("RAY_ADDRESS")
+    return None if asked in (None, "", "local") else asked
+
+
+def _reach(address: str) -> None:
+    """Raise UserError where nobody listens: Ray itself would try for many minutes."""
+    if "://" in address:
+        raise UserError(
+            f"RAY_ADDRESS={address} is not the address of a cluster for its own machines (HOST:PORT, or auto); from "
+            "another machine, submit the run: ray job submit --address http://HOST:8265 --working-dir . -- "
+            "python -m orchestrator run FILE"
+        )
+    host, _, port = address.rpartition(":")
+    if not host:
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_REACH_S).close()
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"no Ray cluster answers at RAY_ADDRESS={address} ({error}); start one, or unset RAY_ADDRESS to train on "
+            "this machine alone"
+        ) from error
 
 
 def _is_open() -> bool:
@@ -84,11 +120,12 @@ def _joined(address: str) -> Iterator[None]:
     import ray
     from ray.exceptions import RayError
 
+    _reach(address)
     try:
         with _own_signals():
             ray.init(address=address, logging_level=logging.ERROR, log_to_driver=_verbose())
     except (ConnectionError, RuntimeError, ValueError, RayError) as error:
-        raise RunFailed(f"no Ray cluster answers at {address} (RAY_ADDRESS): {_first_line(error)}") from error
+        raise RunFailed(f"the Ray cluster at {address} (RAY_ADDRESS) can't be used: {_first_line(error)}") from error
     try:
         yield
     finally:
@@ -101,10 +138,8 @@ def _own(variables: Mapping[str, str]) -> Iterator[None]:
     import ray
     from ray._private import node
 
-    short = "/tmp" if Path("/tmp").is_dir() else None  # the path of a socket has at most 107 characters
-    folder = tempfile.mkdtemp(prefix="orchestrator-ray-", dir=short)
     token = {} if "RAY_AUTH_MODE" in os.environ else {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": _TOKEN}
-    with environ({**_OWN, **variables, **token}):
+    with environ({**_OWN, **variables, **token}), scratch() as folder:
         forget_token()
         try:
             with _own_signals(), contextlib.ExitStack() as lean:
@@ -117,13 +152,27 @@ def _own(variables: Mapping[str, str]) -> Iterator[None]:
                     include_dashboard=False,
                     logging_level=logging.ERROR,
                     log_to_driver=False,
-                    _temp_dir=folder,
+                    _temp_dir=str(folder),
                 )
             yield
         finally:
             ray.shutdown()
-            shutil.rmtree(folder, ignore_errors=True)
     forget_token()
+
+
+@contextlib.contextmanager
+def scratch() -> Iterator[Path]:
+    """A temporary folder for what Ray writes. Folders of processes that could not tidy up are removed first."""
+    base = Path("/tmp") if Path("/tmp").is_dir() else Path(tempfile.gettempdir())  # short: a socket's path is limited
+    for left in base.glob(f"{_SCRATCH}*/LOCK"):
+        with contextlib.suppress(Timeout, OSError), FileLock(left, blocking=False):
+            shutil.rmtree(left.parent, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=base))
+    try:
+        with FileLock(folder / "LOCK"):  # the system lets go of it when this process ends, however it ends
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def forget_token() -> None:
@@ -191,7 +240,7 @@ def _enough(nodes: Sequence[Mapping[str, float]], resources: Resources, who: str
                 f"{counted(resources.workers, 'worker')} with {counted(each[name], name)} each need "
                 f"{counted(value, name)}, {who} {have:g}; "
                 f"lower resources.workers or resources.{name.lower()}s_per_worker"
-                + ("" if os.environ.get("RAY_ADDRESS") else ", or name a larger cluster in RAY_ADDRESS"),
+                + ("" if _address() else ", or name a larger cluster in RAY_ADDRESS"),
                 path="resources",
             )
     fitting = sum(int(min(n.get(name, 0.0) // value for name, value in each.items() if value)) for n in nodes)

@@ -9,11 +9,11 @@ Ray are used in this module and in `process_group` only; pyproject pins its mino
 from __future__ import annotations
 
 import contextlib
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import pyarrow.fs
@@ -138,7 +138,7 @@ def train(
     `stop` is answered here. say: shows what is being waited for. Raises what a worker raised, or RunFailed where one
     died.
     """
-    with tempfile.TemporaryDirectory(prefix="orchestrator-train-") as scratch:
+    with ray_cluster.scratch() as scratch:
         trainer = _trainer(job, experiment, variables, scratch)
         fitting = _InThread(trainer.fit)
         try:
@@ -154,7 +154,7 @@ def train(
         return dict(result.return_value)
 
 
-def _trainer(job: Job, experiment: Experiment, variables: Mapping[str, str], scratch: str) -> LeanTrainer:
+def _trainer(job: Job, experiment: Experiment, variables: Mapping[str, str], scratch: Path) -> LeanTrainer:
     resources = experiment.resources
     gpus = resources.gpus_per_worker
     return LeanTrainer(
@@ -169,7 +169,7 @@ def _trainer(job: Job, experiment: Experiment, variables: Mapping[str, str], scr
         # Ray resumes by itself where name and folder are those of an earlier run: give it a new, empty folder.
         run_config=RunConfig(
             name="attempt",
-            storage_path=scratch,
+            storage_path=str(scratch),
             storage_filesystem=pyarrow.fs.LocalFileSystem(),
             worker_runtime_env={"env_vars": dict(variables)} if variables else {},
         ),

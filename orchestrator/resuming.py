@@ -47,7 +47,7 @@ def prepare_resume(
         after = _longer(after, more)
     build.check(after, folder.path)
     launch.backend_installed(after.backend)
-    launch.refuse_what_does_not_fit(after.resources)
+    launch.refuse_what_does_not_fit(after)
     refuse_relative(str(folder.path.parent), (after.tracking.uri or "") if after.tracking.enabled else "", folder.path)
     if execute:
         execute_again(after)

@@ -86,7 +86,7 @@ def prepare(
         experiment = experiment.changed(start_from=start_from)
     try:
         launch.backend_installed(experiment.backend)
-        launch.refuse_what_does_not_fit(experiment.resources)
+        launch.refuse_what_does_not_fit(experiment)
         asked = _storage(experiment, read.document.mark(("storage",)).file.startswith("-s"))
         storage = storage_of(asked)
         uri = effective_uri(experiment.tracking, read.document.mark(("tracking", "uri")).file.startswith("-s"))
