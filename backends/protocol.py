@@ -23,7 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backends.randomness import digest
-from backends.spec import Clip, Precision, Stage
+from backends.spec import Clip, Precision
+from backends.stages import Stage
 from backends.task import Batches, Columns, Draw, Feed, Task, Term, trained_terms
 
 S = TypeVar("S")

@@ -1,4 +1,4 @@
-"""Learning rates of a stage as numbers: one per step, computed on the host, never compiled.
+"""Learning-rate schedules: what a file may say, and the rates as numbers, one per step, computed on the host.
 
 The semantics are optax's (`warmup_cosine_decay_schedule`, `warmup_exponential_decay_schedule`,
 `warmup_constant_schedule`). A rate is a function of the stage and of the step within it, so a resumed run and a
@@ -7,13 +7,53 @@ dispatch of another length see the same bits.
 
 from __future__ import annotations
 
+from typing import Annotated, Any, Literal
+
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field, NonNegativeInt, PositiveInt
 
-from backends.spec import Constant, Cosine, Exponential, Schedule, Stage
+from backends.spec import Leaf
 
 
-def rates(stage: Stage, start: int, n: int) -> NDArray[np.float64]:
+class Constant(Leaf):
+    """The rate stays as it is, after an optional linear warmup."""
+
+    kind: Literal["constant"] = "constant"
+    warmup: NonNegativeInt = 0
+    """Steps over which the rate grows linearly from 0."""
+
+
+class Cosine(Leaf):
+    """After the warmup, half a cosine from the rate down to `final` times the rate."""
+
+    kind: Literal["cosine"] = "cosine"
+    warmup: NonNegativeInt = 0
+    """Steps over which the rate grows linearly from 0."""
+    steps: PositiveInt | None = None
+    """Length with the warmup; default: the stage's steps. Afterwards the rate stays at its final value."""
+    final: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """The last rate, as a fraction of the stage's."""
+
+
+class Exponential(Leaf):
+    """After the warmup, the rate is multiplied by `decay` every `every` steps, smoothly."""
+
+    kind: Literal["exponential"] = "exponential"
+    warmup: NonNegativeInt = 0
+    """Steps over which the rate grows linearly from 0."""
+    decay: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """Factor per `every` steps."""
+    every: PositiveInt = 1000
+    """Steps per factor of `decay`."""
+    steps: PositiveInt | None = None
+    """Length with the warmup, after which the rate stays; default: the stage's steps."""
+
+
+Schedule = Annotated[Constant | Cosine | Exponential, Field(discriminator="kind")]
+
+
+def rates(stage: Any, start: int, n: int) -> NDArray[np.float64]:
     """[n] learning rates of the steps `start` … `start + n - 1`, counted within the stage.
 
     With a warmup of w steps, step s < w has the rate lr * s / w (so the very first step has the rate 0).

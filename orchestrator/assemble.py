@@ -11,7 +11,7 @@ import backends
 from backends.networks.custom import CustomNetwork
 from backends.own_code import load as load_own
 from backends.protocol import Backend, Settings, World, precision_of
-from backends.spec import Stage
+from backends.stages import Stage
 from backends.task import Task
 from orchestrator import build
 from orchestrator.config import Experiment

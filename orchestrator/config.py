@@ -16,7 +16,8 @@ from pydantic_core import PydanticCustomError
 from backends.data import DataSpec
 from backends.networks import NetworkSpec
 from backends.networks.mlp import MLP
-from backends.spec import Clip, Leaf, Points, Precision, Rad, SsBroyden, Stage
+from backends.spec import Clip, Leaf, Points, Precision, Rad
+from backends.stages import SsBroyden, Stage
 from backends.tasks import TaskUnion
 from backends.weighting import FixedWeights, WeightsSpec
 from orchestrator.callbacks import CallbackSpec

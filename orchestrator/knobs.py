@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from backends.errors import UserError, nearest
 from backends.protocol import columns_of
 from backends.schedules import rates
-from backends.spec import Clip, Stage
+from backends.spec import Clip
+from backends.stages import Stage
 from backends.task import Task
 from orchestrator.callbacks import Ramp
 

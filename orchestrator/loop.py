@@ -17,7 +17,7 @@ import numpy as np
 
 from backends.errors import NonFinite
 from backends.protocol import Backend, Steps, finite_terms
-from backends.spec import Stage
+from backends.stages import Stage
 from backends.task import Feed, Task
 from orchestrator.hooks import Ask, Moment, Outcome, Status, ask, call
 from orchestrator.knobs import Knobs

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from backends.spec import Stage
+from backends.stages import Stage
 
 
 @dataclass(frozen=True)

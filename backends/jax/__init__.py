@@ -11,7 +11,7 @@ from backends.jax.distributed import agree, join, leave
 from backends.jax.engine import JaxBackend, State
 from backends.jax.modules import adapt
 from backends.protocol import Settings
-from backends.spec import Stage
+from backends.stages import Stage
 from backends.task import Task
 
 __all__ = ["JaxBackend", "State", "adapt", "agree", "build", "join", "leave", "resolve_device", "versions"]

@@ -24,7 +24,7 @@ from backends.jax.readings import CANDIDATES, EVALUATE, PREDICT, PROBE
 from backends.jax.samples import Holder, local
 from backends.jax.steps import STEPS
 from backends.protocol import Settings, Steps, samples_key
-from backends.spec import Stage
+from backends.stages import Stage
 from backends.task import Batches, Columns, Draw, Feed, Task
 
 Tree = dict[str, Any]

@@ -17,7 +17,8 @@ import jax.numpy as jnp
 
 from backends.errors import UserError, nearest
 from backends.protocol import Settings, columns_of, precision_of
-from backends.spec import Lbfgs, Precision, SsBroyden, Stage
+from backends.spec import Precision
+from backends.stages import Lbfgs, SsBroyden, Stage
 from backends.task import Task, trainable, trained_terms
 
 Array = Any

@@ -12,7 +12,7 @@ from backends import quasi
 from backends.jax.gradient import flat, unflat
 from backends.jax.ops import OPS
 from backends.ops import NumpyOps
-from backends.spec import Lbfgs, SsBroyden
+from backends.stages import Lbfgs, SsBroyden
 from backends.task import Task, trained_terms
 
 Array = Any

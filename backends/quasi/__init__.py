@@ -22,7 +22,7 @@ from typing import Any
 from backends.errors import UserError
 from backends.ops import Array
 from backends.quasi import broyden, lbfgs, line_search
-from backends.spec import Lbfgs, SsBroyden
+from backends.stages import Lbfgs, SsBroyden
 
 State = dict[str, Array]
 ValueAndGradient = Callable[[Array], tuple[Array, Array, Array]]

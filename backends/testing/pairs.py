@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from backends.spec import Adam
+from backends.stages import Adam
 from backends.testing.setup import STAGES, all_close, build, close, same_bits, table
 from backends.testing.tasks import Curves, Noisy
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from backends.errors import UserError
 from backends.protocol import World
-from backends.spec import Adam
+from backends.stages import Adam
 from backends.task import trained_terms
 from backends.testing.setup import (
     ADAM,

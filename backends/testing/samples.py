@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from backends.protocol import Steps
-from backends.spec import Sgd
+from backends.stages import Sgd
 from backends.task import trained_terms
 from backends.testing.setup import ADAM, STAGES, all_close, build, close, oracle, same_bits, snapshot, table
 from backends.testing.tasks import Curves, Noisy, plain

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from backends.ops import NumpyOps
 from backends.protocol import Backend, Settings, columns_of
-from backends.spec import Adam, AdamW, Lbfgs, Sgd, SsBroyden, Stage
+from backends.stages import Adam, AdamW, Lbfgs, Sgd, SsBroyden, Stage
 from backends.task import Batches, Context, Task, trained_terms
 
 STAGES: tuple[Stage, ...] = (

@@ -10,7 +10,8 @@ import numpy as np
 from backends.errors import NonFinite
 from backends.protocol import finite_terms
 from backends.randomness import generator
-from backends.spec import Adam, AdamW, Clip, Lbfgs, Sgd, SsBroyden, Stage
+from backends.spec import Clip
+from backends.stages import Adam, AdamW, Lbfgs, Sgd, SsBroyden, Stage
 from backends.task import trained_terms
 from backends.testing.setup import (
     ADAM,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from backends.protocol import Settings
-from backends.spec import Stage
+from backends.stages import Stage
 from backends.task import Task
 from backends.torch.device import resolve_device, versions
 from backends.torch.engine import TorchBackend

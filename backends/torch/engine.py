@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from backends.errors import UserError
 from backends.protocol import Settings, Steps, columns_of, precision_of, samples_key
 from backends.randomness import generator
-from backends.spec import SsBroyden, Stage
+from backends.stages import SsBroyden, Stage
 from backends.task import Batches, Columns, Feed, Task, trainable, trained_terms
 from backends.torch import quasi_newton
 from backends.torch.device import DTYPES, fetch, own_generator, put, set_threads

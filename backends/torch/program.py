@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from backends.randomness import digest
-from backends.spec import Stage
+from backends.stages import Stage
 from backends.torch.device import own_generator
 from backends.torch.first_order import OPTIMIZERS, clipped
 from backends.torch.objective import Objective

@@ -13,7 +13,7 @@ import torch
 
 from backends import quasi
 from backends.protocol import Steps
-from backends.spec import Lbfgs, SsBroyden
+from backends.stages import Lbfgs, SsBroyden
 from backends.torch.device import fetch, own_generator
 from backends.torch.ops import OPS
 from backends.torch.program import Program

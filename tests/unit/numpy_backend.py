@@ -17,7 +17,7 @@ import backends
 from backends.ops import NumpyOps
 from backends.protocol import Settings, Steps, columns_of
 from backends.randomness import generator
-from backends.spec import Stage
+from backends.stages import Stage
 from backends.task import Batches, Columns, Context, Feed, Task, trained_terms
 from orchestrator import RunResult, run
 

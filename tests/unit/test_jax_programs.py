@@ -18,7 +18,8 @@ import jax
 import backends
 from backends.errors import UserError
 from backends.protocol import Settings
-from backends.spec import Adam, Clip
+from backends.spec import Clip
+from backends.stages import Adam
 from backends.testing.setup import ADAM, STAGES, build, table
 from backends.testing.tasks import Curves
 

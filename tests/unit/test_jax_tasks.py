@@ -13,7 +13,8 @@ pytest.importorskip("jax")
 import backends
 from backends.data import Digits
 from backends.networks import MLP, FourierFeatures, ModifiedMLP, VaeNetwork
-from backends.spec import Adam, Points, SsBroyden
+from backends.spec import Points
+from backends.stages import Adam, SsBroyden
 from backends.task import Parts, Task
 from backends.tasks.burgers import Burgers
 from backends.tasks.inverse_heat import InverseHeat

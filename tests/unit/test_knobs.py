@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from backends.errors import UserError
 from backends.networks.mlp import MLP
-from backends.schedules import rates
-from backends.spec import Adam, Clip, Cosine, Lbfgs, Points
+from backends.schedules import Cosine, rates
+from backends.spec import Clip, Points
+from backends.stages import Adam, Lbfgs
 from backends.task import Parts, Task
 from backends.tasks import Burgers
 from orchestrator.callbacks import Ramp

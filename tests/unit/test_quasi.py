@@ -15,7 +15,7 @@ from backends import quasi
 from backends.errors import UserError
 from backends.ops import NumpyOps
 from backends.quasi import broyden, lbfgs
-from backends.spec import Lbfgs, SsBroyden
+from backends.stages import Lbfgs, SsBroyden
 
 OPS = NumpyOps()
 Vector = NDArray[np.float64]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from backends import quasi
 from backends.ops import NumpyOps
-from backends.spec import Lbfgs, SsBroyden
+from backends.stages import Lbfgs, SsBroyden
 
 STEPS = 10
 START = np.tile([-1.2, 1.0, 0.3], 4)

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from backends.schedules import rates
-from backends.spec import Adam, Constant, Cosine, Exponential, Lbfgs, Schedule, Sgd
+from backends.schedules import Constant, Cosine, Exponential, Schedule, rates
+from backends.stages import Adam, Lbfgs, Sgd
 
 
 def adam(schedule: Schedule, steps: int = 1000, lr: float = 0.02) -> Adam:

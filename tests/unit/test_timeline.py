@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends.spec import Adam, Lbfgs, Sgd
+from backends.stages import Adam, Lbfgs, Sgd
 from orchestrator.timeline import Position, Timeline, due, periods
 
 STAGES = (Adam(name="a", steps=130), Sgd(name="b", steps=70), Lbfgs(name="c", steps=5))

@@ -18,7 +18,7 @@ import torch
 import backends.torch as backend
 from backends.errors import UserError
 from backends.protocol import Settings
-from backends.spec import Adam, SsBroyden
+from backends.stages import Adam, SsBroyden
 from backends.task import Context
 from backends.testing.setup import ADAM, all_close, build, table
 from backends.testing.tasks import Curves, LeastSquares, Noisy

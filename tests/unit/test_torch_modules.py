@@ -19,7 +19,8 @@ from backends.errors import OwnCodeFailed, UserError
 from backends.networks import MLP, Network
 from backends.protocol import Settings
 from backends.randomness import generator
-from backends.spec import Adam, Points, SsBroyden
+from backends.spec import Points
+from backends.stages import Adam, SsBroyden
 from backends.task import Parts
 from backends.tasks.burgers import Burgers
 from backends.tasks.regression import RegressionTask

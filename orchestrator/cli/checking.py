@@ -1,0 +1,54 @@
+"""Verbs that look at an experiment file before it is run: check, agree."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from backends.errors import ConfigError, UserError
+from orchestrator.cli.app import NONE, File, Json, Set, app
+
+
+@app.command()
+def check(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Experiment files.", show_default=False)],
+    set: Set = NONE,
+    json_: Json = False,
+) -> None:
+    """Validate experiment files; nothing is run. All mistakes at once, with file, line and column."""
+    from orchestrator.runs import checked
+
+    problems: list[Any] = []
+    for file in files:
+        try:
+            checked(file, list(set))
+            if not json_:
+                typer.echo(f"{file}: ok")
+        except ConfigError as error:
+            problems += error.problems
+    if json_:
+        typer.echo(json.dumps({"ok": not problems, "problems": [p.__dict__ for p in problems]}))
+        if problems:
+            raise typer.Exit(2)
+    elif problems:
+        raise ConfigError(problems)
+
+
+@app.command()
+def agree(
+    file: File,
+    set: Set = NONE,
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Steps of the first stage to compare.")] = 100,
+    precision: Annotated[str, typer.Option("--precision", help="float64 or float32.")] = "float64",
+    json_: Json = False,
+) -> None:
+    """Run both backends side by side: gradients at step 0, then the loss terms of the first steps."""
+    from orchestrator.agree import compare
+    from orchestrator.printing import show_agreement
+
+    if precision not in ("float32", "float64"):
+        raise UserError(f"--precision must be float32 or float64 (got {precision!r})")
+    show_agreement(compare(file, list(set), steps=steps, precision=precision), as_json=json_)
