@@ -123,9 +123,10 @@ class Backend(Protocol[S]):
     def probe(
         self, state: S, what: frozenset[str], feed: Feed, step: int, knobs: NDArray[np.float64]
     ) -> dict[str, NDArray[np.float64]]:
-        """Any of `losses` [terms], `grad_norms` [terms] (2-norm of each unweighted term's gradient), `gradient`
-        [parameters] (of the weighted loss, flat in the order of `layout`), on the samples of `step`, over all
-        workers. `knobs`: one row [columns]. Shares the compiled function of loss and gradient."""
+        """Any of `losses` [terms], `grad_norms`, `grad_max`, `grad_mean_abs`, `grad_std` [terms] (of each unweighted
+        term's gradient, see `of_gradients`), `gradient` [parameters] (of the weighted loss, flat in the order of
+        `layout`), on the samples of `step`, over all workers. `knobs`: one row [columns]. Shares the compiled
+        function of loss and gradient."""
         ...
 
     def parameters(self, state: S) -> dict[str, NDArray[Any]]:
@@ -173,6 +174,21 @@ def share(count: int, world: World) -> slice:
     """The rows of `count` samples that belong to this rank; `count` must divide by the world's size."""
     each = count // world.size
     return slice(world.rank * each, (world.rank + 1) * each)
+
+
+def of_gradients(slopes: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+    """Statistics of each term's gradient, [terms] each, from `slopes` [terms, parameters].
+
+    `grad_norms`: 2-norm; `grad_max`: largest |component|; `grad_mean_abs`: mean |component|; `grad_std`: standard
+    deviation of the components (divided by their number).
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        return {
+            "grad_norms": np.linalg.norm(slopes, axis=1),
+            "grad_max": np.abs(slopes).max(axis=1),
+            "grad_mean_abs": np.abs(slopes).mean(axis=1),
+            "grad_std": slopes.std(axis=1),
+        }
 
 
 def finite_terms(terms: Sequence[Term], losses: NDArray[np.float64]) -> list[str]:

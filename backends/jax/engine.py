@@ -116,7 +116,7 @@ class JaxBackend:
     def probe(
         self, state: State, what: frozenset[str], feed: Feed, step: int, knobs: NDArray[np.float64]
     ) -> dict[str, NDArray[np.float64]]:
-        """Any of `losses`, `grad_norms` and `gradient` on the samples of `step`; `knobs` is one row."""
+        """Any of `losses`, `grad_…` and `gradient` on the samples of `step`; `knobs` is one row."""
         program = self._programs[state.stage]
         _, fixed, stacked = self._holder.take(feed, step, 1, 1, program.dtype)
         row = dict(zip(program.columns, np.asarray(knobs, np.float64).reshape(-1), strict=True))

@@ -58,7 +58,8 @@ def probe(
     seed: Array,
     step: Array,
 ) -> Tree:
-    """`losses`, `grad_norms` (of each unweighted term) and `gradient` (weighted, flat), summed over the workers.
+    """`losses`, `grad_…` (statistics of each unweighted term's gradient) and `gradient` (weighted, flat), summed over
+    the workers.
 
     Term by term, so that one whose gradient is not finite does not spoil the others.
     """
@@ -105,6 +106,9 @@ def _probe(
     return {
         "losses": jnp.stack(losses),
         "grad_norms": jnp.stack([jnp.sqrt(jnp.sum(row * row)) for row in rows]),
+        "grad_max": jnp.stack([jnp.max(jnp.abs(row)) for row in rows]),
+        "grad_mean_abs": jnp.stack([jnp.mean(jnp.abs(row)) for row in rows]),
+        "grad_std": jnp.stack([jnp.std(row) for row in rows]),
         "gradient": sum(scale[term] * row for term, row in zip(program.trained, rows, strict=True)),
     }
 

@@ -18,7 +18,7 @@ def check_gradients_at_step_0_agree(one: ModuleType, other: ModuleType, **settin
         found = []
         for module in (one, other):
             backend = build(module, task, **settings)
-            what = frozenset({"losses", "gradient", "grad_norms"})
+            what = frozenset({"losses", "gradient", "grad_norms", "grad_max", "grad_mean_abs", "grad_std"})
             found.append(backend.probe(backend.init(0), what, task.feed(0), 0, table(task, STAGES[0], 1)[0]))
         all_close(found[0], found[1], "at step 0")
 

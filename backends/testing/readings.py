@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from backends.errors import UserError
-from backends.protocol import World
+from backends.protocol import World, of_gradients
 from backends.stages import Adam
 from backends.task import trained_terms
 from backends.testing.setup import (
@@ -97,14 +97,15 @@ def check_predictions_are_float64_host_arrays(module: ModuleType, **settings: An
 
 
 def check_probe_measures_each_term(module: ModuleType, **settings: Any) -> None:
-    """losses and grad_norms are unweighted, gradient is the weighted sum; all three against finite differences."""
+    """losses and grad_… are unweighted, gradient is the weighted sum; all against finite differences."""
     for task, stages in ((Curves(), (STAGES[0], STAGES[4])), (Curves(pass_size=4), ADAM)):
         for stage in stages:
             backend = build(module, task, [stage], **settings)
             state, _ = backend.step(backend.init(0), 2, table(task, stage, 2), task.feed(0), 0)
             before = snapshot(backend, state)
             knobs = table(task, stage, 1, pair=2.0, edge=0.5, shift=1.2)
-            what = frozenset({"losses", "grad_norms", "gradient"})
+            statistics = ("grad_norms", "grad_max", "grad_mean_abs", "grad_std")
+            what = frozenset({"losses", "gradient", *statistics})
             found = backend.probe(state, what, task.feed(0), 2, knobs[0])
             assert set(found) == what
             params = {k: v.astype(np.float64) for k, v in backend.parameters(state).items()}
@@ -113,7 +114,8 @@ def check_probe_measures_each_term(module: ModuleType, **settings: Any) -> None:
             close(found["losses"], [means[t.name] for t in trained_terms(task.terms)], "losses", 1e-10)
             names = [name for name, _ in backend.layout(state)]
             rows = slopes(task, params, task.batches(), names, constants=constants)
-            close(found["grad_norms"], np.linalg.norm(rows, axis=1), f"{stage.name}: grad_norms", 1e-7)
+            for name in statistics:
+                close(found[name], of_gradients(rows)[name], f"{stage.name}: {name}", 1e-7)
             close(found["gradient"], np.array([2.0, 1.0, 0.5]) @ rows, f"{stage.name}: gradient", 1e-7)
             same_bits(snapshot(backend, state), before, "probe changes the state")
             assert set(backend.probe(state, frozenset({"losses"}), task.feed(0), 2, knobs[0])) == {"losses"}

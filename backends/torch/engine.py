@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from backends.errors import UserError
-from backends.protocol import Settings, Steps, columns_of, precision_of, samples_key
+from backends.protocol import Settings, Steps, columns_of, of_gradients, precision_of, samples_key
 from backends.randomness import generator
 from backends.stages import SsBroyden, Stage
 from backends.task import Batches, Columns, Feed, Task, trainable, trained_terms
@@ -101,8 +101,8 @@ class TorchBackend:
         (row,) = torch.unbind(self._rows(program.objective.row, np.atleast_2d(knobs), step), 0)
         losses, slopes = self._slopes(program, state, batches, row)
         found = {"losses": losses}
-        if "grad_norms" in what:
-            found["grad_norms"] = np.linalg.norm(slopes, axis=1)
+        if any(name.startswith("grad_") for name in what):
+            found |= of_gradients(slopes)
         if "gradient" in what:
             found["gradient"] = fetch(program.objective.row.part(row, "weight/")).astype(np.float64) @ slopes
         return {name: found[name] for name in found if name in what}
