@@ -26,6 +26,8 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError, PydanticSerializationError
 
+from backends.periods import InEpochs
+
 Precision = Literal["float32", "float64"]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
@@ -34,16 +36,22 @@ def _alternatives(annotation: Any) -> set[Any]:
     """The plain types that an annotation admits (through Annotated, Optional and unions)."""
     origin = typing.get_origin(annotation)
     if origin is Annotated:
-        return _alternatives(typing.get_args(annotation)[0])
+        inner, *marks = typing.get_args(annotation)
+        return _alternatives(inner) | ({str} if any(isinstance(m, InEpochs) for m in marks) else set())
     if origin in (typing.Union, types.UnionType):
         return set().union(*(_alternatives(a) for a in typing.get_args(annotation)))
     return {type(a) for a in typing.get_args(annotation)} if origin is Literal else {annotation}
 
 
+def _annotated(field: Any) -> Any:
+    """A field's whole annotation: pydantic keeps the outermost marks apart."""
+    return Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
+
+
 def _number(cls: Any, value: Any, info: ValidationInfo) -> Any:
     """pydantic would read `true` as 1 and '1e-3' as a number: both hide a slip of the pen."""
     field = cls.model_fields.get(info.field_name or "")
-    kinds = _alternatives(field.annotation) if field else set()
+    kinds = _alternatives(_annotated(field)) if field else set()
     if not kinds & {int, float}:
         return value
     if isinstance(value, bool) and bool not in kinds:
