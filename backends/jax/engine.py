@@ -50,7 +50,7 @@ class JaxBackend:
         self._device = device_of(settings.device)
         self._world = settings.world
         self._programs = programs(task, self._stages, settings)
-        self._probes = tuple(replace(p, kind="", stage=None, columns=()) for p in self._programs)
+        self._probes = tuple(replace(p, kind="", method="", stage=None, columns=()) for p in self._programs)
         self._readers = tuple(replace(p, world=1) for p in self._probes)
         self._holder = Holder(task, self._world, self._device)
         self._traced_before = dict(TRACED)

@@ -38,6 +38,8 @@ class Program:
     world: int
     kind: str = ""
     """Of the stage; empty in functions that only read a state."""
+    method: str = ""
+    """Of the stage: its kind, with the choices that shape the program."""
     stage: Lbfgs | SsBroyden | None = None
     """A quasi-Newton stage without name and length: its memory, searches and tolerance shape the program."""
     columns: tuple[str, ...] = ()
@@ -130,6 +132,7 @@ def programs(task: Task, stages: Sequence[Stage], settings: Settings) -> tuple[P
                 settings.device.partition(":")[0],
                 settings.world.size,
                 stage.kind,
+                stage.method,
                 structure,
                 columns_of(stage, task, settings.clip),
                 task=task,

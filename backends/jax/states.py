@@ -35,7 +35,7 @@ def entered(program: Program, state: Mapping[str, Any]) -> Tree:
     params = {name: cast(value, precision) for name, value in state["params"].items()}
     free, _ = program.split(params)
     if program.stage is None:
-        optimizer = first_order.init(program.kind, free)
+        optimizer = first_order.init(program.method, free)
     else:
         optimizer = quasi_newton.init(program.stage, program.task, free)
     return {

@@ -110,7 +110,10 @@ def _first_order(
     losses, gradient, aux = loss_and_gradient(program, state["params"], _weights(knobs), context, batches)
     ok = _finite(losses) & jnp.all(jnp.stack([_finite(g) for g in gradient.values()]))
     free, held = program.split(state["params"])
-    free, optimizer = first_order.update(program.kind, gradient, state["optimizer"], free, knobs)
+    if "clip" in knobs:
+        gradient = first_order.clipped(gradient, knobs["clip"])
+    direction, optimizer = first_order.direction(program.method, gradient, state["optimizer"], free, knobs)
+    free = {name: value - knobs["lr"] * direction[name] for name, value in free.items()}
     new = {"params": {**held, **free}, "aux": aux, "optimizer": optimizer, "constants": constants}
     state = jax.tree.map(lambda new, old: jnp.where(ok, new, old), new, state)
     one = jnp.ones((), jnp.int64)

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from backends.errors import UserError
 from backends.protocol import Settings, Steps, columns_of, of_gradients, precision_of, samples_key
 from backends.randomness import generator
-from backends.stages import SsBroyden, Stage
+from backends.stages import FIRST_ORDER, SsBroyden, Stage
 from backends.task import Batches, Columns, Feed, Task, trainable, trained_terms
 from backends.torch import quasi_newton
 from backends.torch.device import DTYPES, fetch, own_generator, put, set_threads
-from backends.torch.first_order import OPTIMIZERS
+from backends.torch.first_order import optimizer
 from backends.torch.layout import Layout
 from backends.torch.objective import Objective, Row
 from backends.torch.program import Program
@@ -87,7 +87,7 @@ class TorchBackend:
         batches = self._holder.batches(feed, draw, n, state.dtype)
         program = self._program(state.stage, batches)
         rows = self._rows(program.objective.row, knobs[:n], step)
-        if self.stages[state.stage].kind not in OPTIMIZERS:
+        if not isinstance(self.stages[state.stage], FIRST_ORDER):
             stamps = [samples_key(draw, step + i) for i in range(n)]
             return state, quasi_newton.iterate(program, state, batches, rows, stamps)
         return state, Reported(program.train(state, batches, rows))
@@ -147,8 +147,9 @@ class TorchBackend:
         return DTYPES[precision_of(self.stages[stage], None)]
 
     def _format(self, stage: int) -> Format:
-        kind = self.stages[stage].kind
-        return Format(kind, self._layout, tuple(self.task.constants), kind in OPTIMIZERS)
+        chosen = self.stages[stage]
+        by_parameter = isinstance(chosen, FIRST_ORDER)
+        return Format(chosen.kind, self._layout, tuple(self.task.constants), by_parameter)
 
     def _fresh(self, stage: int, params: Mapping[str, NDArray[np.float64]]) -> State:
         dtype, device = self._dtype(stage), self.settings.device
@@ -161,10 +162,10 @@ class TorchBackend:
         return State(stage, x, frozen, aux, self._optimizer(stage, x), constants)
 
     def _optimizer(self, stage: int, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        kind = self.stages[stage].kind
-        if kind in OPTIMIZERS:
-            return OPTIMIZERS[kind].init(x)
-        return quasi_newton.init(self.stages[stage], x, len(self._terms), len(self.task.constants))
+        chosen = self.stages[stage]
+        if isinstance(chosen, FIRST_ORDER):
+            return optimizer(chosen.method, self._layout).init(x)
+        return quasi_newton.init(chosen, x, len(self._terms), len(self.task.constants))
 
     def _program(self, stage: int, batches: Sequence[Batch]) -> Program:
         if stage not in self._programs:

@@ -16,7 +16,7 @@ import torch
 from backends.randomness import digest
 from backends.stages import Stage
 from backends.torch.device import own_generator
-from backends.torch.first_order import OPTIMIZERS, clipped
+from backends.torch.first_order import clipped, optimizer
 from backends.torch.objective import Objective
 from backends.torch.samples import Batch, columns
 from backends.torch.state import State
@@ -165,7 +165,8 @@ class Program:
 
     def _last(self, work: Work, row: Tensor, out: Tensor) -> Bound:
         """The rest of a first-order step: gradient, guard, clipping, optimizer."""
-        objective, optimizer, terms = self.objective, OPTIMIZERS[self.stage.kind], len(self.objective.terms)
+        objective, terms = self.objective, len(self.objective.terms)
+        first_order = optimizer(self.stage.method, objective.layout)
 
         def last(
             x: Tensor, frozen: Tree, aux: Tree, parts: Tree, constants: Tree, acc: Tree, start: Tree, seed: Tensor,
@@ -175,7 +176,9 @@ class Program:
             flat, new_aux = objective.over_workers(flat + acc[0] if acc else flat, new_aux, aux)
             losses, g, ok = flat[:terms], flat[terms:], torch.isfinite(flat).all()
             knobs = objective.row.knobs(row, x.dtype)
-            new_x, new_parts = optimizer.update(clipped(g, knobs["clip"]) if "clip" in knobs else g, x, parts, knobs)
+            g = clipped(g, knobs["clip"]) if "clip" in knobs else g
+            direction, new_parts = first_order.direction(g, x, parts, knobs)
+            new_x = x - knobs["lr"] * direction
             for old, new in ((constants, objective.row.part(row, "task/")), (x, new_x)):
                 old.copy_(torch.where(ok, new, old))
             write(parts, new_parts, ok)
@@ -192,7 +195,7 @@ class Program:
 
     def bound(self, what: str, fn: Any, head: Tree, middle: tuple[Tensor, ...], group: Group, batch: str = "") -> Bound:
         """`fn` recorded for these arguments and those of the group's first step."""
-        key = (what, batch, self.stage.kind, self.objective.row, tuple(group.counts.items()))
+        key = (what, batch, self.stage.method, self.objective.row, tuple(group.counts.items()))
         name = "/".join(filter(None, (what, self.stage.name, batch)))
         compiled = self.probes_compiled if what == "probe" else self.compiled
         traced = self.functions.get(name, key, fn, (*head, *middle, group.now[0]), self.dtype, compiled)

@@ -30,11 +30,19 @@ CASES: dict[str, tuple[dict[str, float], Any]] = {
 def test_each_step_is_optaxs(kind: str, clip: float | None):
     knobs, reference = CASES[kind]
     chain = optax.chain(optax.clip_by_global_norm(clip), reference()) if clip else reference()
+
+    def stepped(gradient: Any, state: Any, free: Any, knobs: Any) -> Any:
+        gradient = first_order.clipped(gradient, knobs["clip"]) if clip else gradient
+        direction, state = first_order.direction(kind, gradient, state, free, knobs)
+        return {name: value - knobs["lr"] * direction[name] for name, value in free.items()}, state
+
     rng = np.random.default_rng(0)
+    ours: Any
+    theirs: Any
     ours = theirs = {"w": rng.normal(size=(3, 2)), "b": rng.normal(size=2), "k": np.asarray(rng.normal())}
     state, memory = first_order.init(kind, ours), chain.init(theirs)
     given = {**knobs, **({"clip": clip} if clip else {})}
-    update = jax.jit(lambda g, s, p, k: first_order.update(kind, g, s, p, k))
+    update = jax.jit(stepped)
     for step in range(30):
         size = 10.0 ** (-step % 3)
         gradient = {name: rng.normal(size=np.shape(p)) * size for name, p in theirs.items()}
