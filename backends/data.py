@@ -178,6 +178,11 @@ class BatchFeed:
         self._version = fingerprint({name: columns})
         self._epoch = (-1, np.empty(0, np.int64))
 
+    @property
+    def steps_per_epoch(self) -> float:
+        """Steps in which every row is read once, on average."""
+        return self.rows / (self.batch or self.rows)
+
     def take(self, step: int, n: int) -> Draw:
         """The whole data as `fixed` and, for minibatches, `index` [n, batch] of the steps `step` … `step + n - 1`."""
         fixed = {self.name: self.columns}

@@ -30,7 +30,7 @@ class Epochs(str):
         """How many."""
         return float(self.split()[0])
 
-    def steps(self, per_epoch: int) -> int:
+    def steps(self, per_epoch: float) -> int:
         """The nearest number of steps, at least one where it is more than no epoch."""
         return max(round(self.number * per_epoch), 1 if self.number else 0)
 

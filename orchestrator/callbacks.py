@@ -10,10 +10,11 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
+from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveInt, model_validator
 from pydantic_core import PydanticCustomError
 
 from backends.errors import UserError
+from backends.periods import Length, Period
 from backends.spec import Leaf
 from orchestrator.hooks import METHODS, Ask, Moment, own_code
 
@@ -82,10 +83,10 @@ class Ramp(Leaf):
     """Value until step `begin`."""
     end: float
     """Value from step `begin + steps` on."""
-    begin: NonNegativeInt = 0
-    """Step at which it starts to move."""
-    steps: PositiveInt
-    """Steps that the change takes."""
+    begin: Length = 0
+    """Step (or epoch: `2 epochs`) at which it starts to move."""
+    steps: Period
+    """Steps (or epochs) that the change takes."""
     scale: Literal["linear", "log"] = "linear"
     """log: equal factors per step; both values must be positive."""
 

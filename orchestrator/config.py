@@ -16,6 +16,7 @@ from pydantic_core import PydanticCustomError
 from backends.data import DataSpec
 from backends.networks import NetworkSpec
 from backends.networks.mlp import MLP
+from backends.periods import Period
 from backends.spec import Clip, Leaf, Points, Precision, Rad
 from backends.stages import SsBroyden, Stage
 from backends.tasks import TaskUnion
@@ -52,8 +53,8 @@ class Scaling(Leaf):
 class Evaluate(Leaf):
     """The yardstick: unweighted terms on fixed held-out points, and the error against the reference."""
 
-    every: PositiveInt = 500
-    """Optimizer steps between evaluations; there is always one at step 0 and one at the end."""
+    every: Period = 500
+    """Optimizer steps (or `1 epoch`) between evaluations; there is always one at step 0 and one at the end."""
     points: PositiveInt = 2000
     """Held-out points of the largest set (they do not depend on the seed)."""
 
@@ -61,8 +62,8 @@ class Evaluate(Leaf):
 class Checkpointing(Leaf):
     """What is kept of a run while it trains."""
 
-    every: PositiveInt = 500
-    """Optimizer steps between checkpoints; there is always one at the end and one where the run is stopped."""
+    every: Period = 500
+    """Optimizer steps (or `1 epoch`) between checkpoints; there is always one where the run ends or is stopped."""
     keep: PositiveInt = 3
     """The newest so many are kept, plus the best one."""
     best: str | None = "validation/total"
@@ -72,8 +73,8 @@ class Checkpointing(Leaf):
 class Figures(Leaf):
     """Pictures of solution, residual, loss terms and weights."""
 
-    every: PositiveInt | None = None
-    """Optimizer steps between pictures; there is always one set at the end. null: only that."""
+    every: Period | None = None
+    """Optimizer steps (or `1 epoch`) between pictures; there is always one set at the end. null: only that."""
     formats: tuple[Literal["png", "pdf", "svg"], ...] = ("png",)
     """File formats; the data lies beside each picture as npz."""
 

@@ -17,6 +17,7 @@ from backends import checkpoint
 from backends.errors import UserError
 from orchestrator import build, launch, resolved
 from orchestrator.config import Experiment
+from orchestrator.epochs import in_steps
 from orchestrator.folder import Lines, RunFolder, find, owner, read_json, status, write_json
 from orchestrator.ray_job import refuse_relative
 from orchestrator.reader import read_experiment, validate
@@ -45,7 +46,7 @@ def prepare_resume(
     after = _changed(folder, before, overrides)
     if more is not None:
         after = _longer(after, more)
-    build.check(after, folder.path)
+    after = in_steps(after, build.check(after, folder.path))
     launch.backend_installed(after.backend)
     launch.refuse_what_does_not_fit(after)
     refuse_relative(str(folder.path.parent), (after.tracking.uri or "") if after.tracking.enabled else "", folder.path)

@@ -17,6 +17,7 @@ from backends.environment import environment
 from backends.errors import ConfigError, StorageFailed, UserError
 from orchestrator import build, launch, provenance, resolved
 from orchestrator.config import Experiment
+from orchestrator.epochs import counted
 from orchestrator.folder import Lines, RunFolder, acquire, create, storage_of, write_json
 from orchestrator.merge import anchor, override
 from orchestrator.ray_job import refuse_relative, this_job
@@ -42,13 +43,15 @@ class Prepared:
 
 
 def checked(source: str | Path | Experiment | Mapping[str, Any], overrides: Any = None) -> Read:
-    """Read and check an experiment with everything that needs no framework. Raises ConfigError or UserError."""
+    """Read and check an experiment with everything that needs no framework; epochs become steps.
+
+    Raises ConfigError or UserError.
+    """
     read = _read(source, overrides or {})
     try:
-        build.check(read.experiment, read_folder(source))
+        return counted(read, build.check(read.experiment, read_folder(source)))
     except UserError as error:
         raise read.blame(error) from error
-    return read
 
 
 def _read(source: str | Path | Experiment | Mapping[str, Any], overrides: Any) -> Read:

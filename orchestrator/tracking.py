@@ -15,10 +15,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, field_validator
+from pydantic import Field, PositiveFloat, field_validator
 from pydantic_core import PydanticCustomError
 
 from backends.errors import UserError
+from backends.periods import Period
 from backends.spec import Leaf
 from orchestrator.tracking_uri import DEFAULT_URI, absolute_uri, uri_problem
 
@@ -47,7 +48,7 @@ class Tracking(Leaf):
     else `sqlite:///mlflow.db`."""
     experiment: Annotated[str, Field(min_length=1, max_length=500)] | None = None
     """MLflow experiment that the run belongs to. Default: MLFLOW_EXPERIMENT_NAME, else the experiment's name."""
-    every: PositiveInt = 100
+    every: Period = 100
     """Optimizer steps between recorded training metrics (evaluations are always recorded)."""
     checkpoints: Literal["all", "best", "none"] = "best"
     """Checkpoints that are uploaded. best: the best and the last one, at the end."""

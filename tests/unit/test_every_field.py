@@ -106,6 +106,7 @@ BASES: dict[str, Tree] = {
     "digits": rows({"kind": "digits", "batch": 8}, "vae", network={"kind": "vae", "latent": 2, "width": 4}),
     "diabetes": rows({"kind": "diabetes", "batch": 16}),
     "table": rows({"kind": "table", "path": "one.csv", "inputs": ["a"], "outputs": ["b"], "batch": 8}),
+    "in epochs": rows({"kind": "diabetes", "batch": 88}, stages=[{"kind": "adam", "epochs": 1}]),
     "adamw": stage(kind="adamw", lr=1e-2),
     "sgd": stage(kind="sgd", lr=1e-2),
     "lbfgs": stage(kind="lbfgs"),
@@ -179,6 +180,8 @@ CASES: list[tuple[str, str, Any, str]] = [
     # stages
     *[(base, "stages.0.name", "first", "parameters") for base in ("poisson", "adamw", "sgd", "lbfgs", "ssbroyden")],
     *[(base, "stages.0.steps", 12, "result") for base in ("poisson", "adamw", "sgd", "lbfgs", "ssbroyden")],
+    ("in epochs", "stages.0.epochs", 2, "result"),
+    *[(base, "stages.0.epochs", 2, "error") for base in ("adamw", "sgd", "lbfgs", "ssbroyden")],  # beside `steps`
     *[(base, "stages.0.precision", "float64", "types") for base in ("poisson", "adamw", "sgd")],
     ("lbfgs", "stages.0.precision", "float32", "types"),
     ("ssbroyden", "stages.0.precision", "float32", "error"),
@@ -189,6 +192,7 @@ CASES: list[tuple[str, str, Any, str]] = [
     ("adamw", "stages.0.weight_decay", 0.5, "knobs"),
     ("sgd", "stages.0.momentum", 0.5, "knobs"),
     *[(base, "stages.0.schedule", {"kind": "cosine"}, "knobs") for base in ("poisson", "adamw", "sgd")],
+    *[(base, "stages.0.compute", "bfloat16", "records") for base in ("poisson", "adamw", "sgd")],
     *[(base, "stages.0.schedule.warmup", 4, "knobs") for base in ("constant", "cosine", "exponential")],
     *[(base, "stages.0.schedule.steps", 8, "knobs") for base in ("cosine", "exponential")],
     ("cosine", "stages.0.schedule.final", 0.5, "knobs"),
@@ -211,6 +215,7 @@ CASES: list[tuple[str, str, Any, str]] = [
     ("clip", "clip.norm", 2.0, "knobs"),
     # what is measured, kept and drawn
     ("poisson", "evaluate.every", 10, "records"),
+    ("in epochs", "evaluate.every", "0.5 epochs", "records"),
     ("poisson", "evaluate.points", 50, "records"),
     ("poisson", "checkpoint.every", 3, "checkpoints"),
     ("poisson", "checkpoint.keep", 2, "checkpoints"),
