@@ -94,8 +94,8 @@ def _child(name: str, folder: str) -> None:
     stage, backend = made.stages[0], made.backend
     feed = made.task.feed(experiment.seed)
     trained = [t.name for t in made.task.terms if t.trained]
-    weights = Weighting.of(experiment.weights, trained, experiment.seed).weights
-    knobs = Knobs(initial(made.task, weights), (), experiment.clip, task=made.task)
+    weighting = Weighting.of(experiment.weights, trained, experiment.seed)
+    knobs = Knobs(initial(made.task, weighting.weights), weighting.plans, experiment.clip, task=made.task)
     state = backend.init(experiment.seed)
     row = knobs.table(stage, 0, 0, 1)[0]
     gradient = backend.probe(state, frozenset({"gradient"}), feed, 0, row)["gradient"]

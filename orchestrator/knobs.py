@@ -19,15 +19,16 @@ from backends.schedules import rates
 from backends.spec import Clip
 from backends.stages import Stage
 from backends.task import Task
+from backends.weighting import Plan
 from orchestrator.callbacks import Ramp
 
 
 @dataclass
 class Knobs:
-    """Current values by name, and the ramps that move some of them."""
+    """Current values by name, and the plans (ramps, scheduled weights) that move some of them."""
 
     values: dict[str, float]
-    ramps: tuple[Ramp, ...] = ()
+    ramps: tuple[Plan, ...] = ()
     clip: Clip | None = None
     task: Task = field(kw_only=True)
     weighting: str = "fixed"
@@ -79,10 +80,10 @@ class Knobs:
             self.values[name] = float(value)
 
     def _owner(self, name: str) -> str:
-        if any(r.knob == name for r in self.ramps):
-            return "a ramp"
         if name.startswith("weight/") and self.weighting != "fixed":
             return f"`weights: {{kind: {self.weighting}}}`"
+        if any(r.knob == name for r in self.ramps):
+            return "a ramp"
         return self.owners.get(name, "")
 
 

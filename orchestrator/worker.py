@@ -74,7 +74,7 @@ def _train(job: Job, host: Host, folder: RunFolder, experiment: Experiment, reco
     feed = task.feed(experiment.seed)
     yardstick = Yardstick.of(task, experiment.evaluate.points)
     weighting = Weighting.of(experiment.weights, [t.name for t in task.terms if t.trained], experiment.seed)
-    ramps = tuple(c for c in experiment.callbacks if isinstance(c, Ramp))
+    ramps = (*(c for c in experiment.callbacks if isinstance(c, Ramp)), *weighting.plans)
     knobs = Knobs(initial(task, weighting.weights), ramps, experiment.clip, task=task, weighting=weighting.spec.kind)
     callbacks = named(experiment.callbacks, folder.path)
     pieces = Pieces(made, feed, weighting, knobs, callbacks, folder, host.world, recorder)
