@@ -176,12 +176,16 @@ class JetOps:
         """w @ h: ONE product for all dense channels, one for those that are constant over the points."""
         if not isinstance(h, Jet):
             return self.ops.matmul(w, h)
-        groups: dict[int, list[int]] = {}
+        groups: list[tuple[int, list[int]]] = []  # no dict: a symbolic number of points (torch.export) has no hash
         for i, x in enumerate(h.channels):
             if x is not None:
-                groups.setdefault(x.shape[1], []).append(i)
+                known = next((group for points, group in groups if points == x.shape[1]), None)
+                if known is None:
+                    groups.append((x.shape[1], [i]))
+                else:
+                    known.append(i)
         out: list[Channel] = [None] * self.plan.size
-        for points, group in groups.items():
+        for points, group in groups:
             for i, x in zip(group, self._products(w, [self._full(h, i, points) for i in group]), strict=True):
                 out[i] = x
         return Jet(self.plan, out)
