@@ -15,7 +15,7 @@ import pytest
 
 import backends
 from backends.ops import NumpyOps
-from backends.protocol import Settings, Steps, columns_of
+from backends.protocol import Settings, Steps, columns_of, of_gradients
 from backends.randomness import generator
 from backends.stages import Stage
 from backends.task import Batches, Columns, Context, Feed, Task, trained_terms
@@ -59,7 +59,7 @@ class NumpyBackend:
         for i in range(n):
             row = dict(zip(names, knobs[i].tolist(), strict=True))
             constants = {k.removeprefix("task/"): v for k, v in row.items() if k.startswith("task/")}
-            found = self._means(state["params"], _now(draw, i), constants, step + i)
+            found = self._means(_rounded(state["params"], stage), _now(draw, i), constants, step + i)
             losses[i], evaluations[i] = [found[t] for t in terms], 1
             ok[i] = np.isfinite(losses[i]).all()
             if ok[i]:
@@ -106,7 +106,9 @@ class NumpyBackend:
     def probe(self, state: Arrays, what: frozenset[str], feed: Feed, step: int, knobs: Any) -> Arrays:
         found = self._means(state["params"], _now(feed.take(step, 1), 0), self.task.constants, step)
         losses = np.array([found[t.name] for t in trained_terms(self.task.terms)])
-        return {name: {"losses": losses, "grad_norms": np.sqrt(losses) + 0.1}[name] for name in what}
+        size = sum(v.size for v in state["params"].values())
+        slopes = np.sqrt(losses)[:, None] * (np.arange(size) % 3 - 0.5) + 0.1 * np.cos(np.arange(size))
+        return {name: {"losses": losses, "gradient": slopes.sum(axis=0), **of_gradients(slopes)}[name] for name in what}
 
     def parameters(self, state: Arrays) -> Arrays:
         return dict(state["params"])
@@ -131,6 +133,12 @@ class NumpyBackend:
 
     def compilations(self) -> dict[str, int]:
         return {}
+
+
+def _rounded(params: Arrays, stage: Stage) -> Arrays:
+    """Parameters with the digits that a stage computes with."""
+    half = getattr(stage, "compute", None) is not None
+    return {k: v.astype(np.float16).astype(v.dtype) for k, v in params.items()} if half else params
 
 
 def _now(draw: Any, i: int) -> Arrays:

@@ -91,6 +91,7 @@ class Doubles:
         return Ask(metrics={"mine": 2 * moment.step})
 """
 
+ADAPTIVE = ("norms", "relobralo", "softadapt", "annealing", "dirichlet")
 BASES: dict[str, Tree] = {
     "poisson": POISSON,
     "inside": poisson(points={"pde": 24}),
@@ -117,6 +118,23 @@ BASES: dict[str, Tree] = {
     "fixed": poisson(weights={"kind": "fixed"}),
     "norms": poisson(weights={"kind": "gradient_norms", "every": 2, "alpha": 0.1}),
     "relobralo": poisson(weights={"kind": "relobralo", "every": 2, "beta": 0.5}),
+    "softadapt": poisson(weights={"kind": "softadapt", "every": 2, "beta": 1.0}),
+    "annealing": poisson(weights={"kind": "annealing", "every": 2, "alpha": 0.1}),
+    "dirichlet": poisson(weights={"kind": "inverse_dirichlet", "every": 2, "alpha": 0.1}),
+    "scheduled": poisson(
+        points={"pde": 24},
+        task={"kind": "burgers"},
+        network={"kind": "mlp", "width": 4, "depth": 1},
+        weights={
+            "kind": "schedule",
+            "values": {},
+            "terms": {
+                "pde": {"kind": "linear", "start": 1, "end": 3, "begin": 1, "steps": 4},
+                "ic": {"kind": "exponential", "start": 1, "end": 3, "begin": 1, "steps": 4},
+                "bc": {"kind": "step", "start": 1, "end": 3, "milestones": [3, 6]},
+            },
+        },
+    ),
     "clip": poisson(clip={"norm": 1.0}),
     "best": poisson(checkpoint={"every": 100, "keep": 1, "best": "validation/bc"}, evaluate={"every": 1, "points": 20}),
     "stops": poisson(
@@ -202,11 +220,30 @@ CASES: list[tuple[str, str, Any, str]] = [
     *[(base, "stages.0.tolerance", 1e2, "iterations") for base in ("lbfgs", "ssbroyden")],
     ("lbfgs", "stages.0.memory", 2, "iterations"),
     # weights and clipping
-    *[(base, "weights.values", {"bc": 3.0}, "records") for base in ("fixed", "norms", "relobralo")],
-    *[(base, "weights.every", 3, "records") for base in ("norms", "relobralo")],
-    *[(base, "weights.low", 0.99, "records") for base in ("norms", "relobralo")],
-    *[(base, "weights.high", 1.01, "records") for base in ("norms", "relobralo")],
-    *[(base, "weights.alpha", 0.5, "records") for base in ("norms", "relobralo")],
+    *[(base, "weights.values", {"bc": 3.0}, "records") for base in ("fixed", *ADAPTIVE)],
+    *[(base, "weights.every", 3, "records") for base in ADAPTIVE],
+    *[(base, "weights.low", 0.99, "records") for base in ADAPTIVE if base not in ("annealing", "dirichlet")],
+    *[(base, "weights.low", 1.5, "error") for base in ("annealing", "dirichlet")],
+    *[(base, "weights.high", 1.01, "records") for base in ADAPTIVE],
+    *[(base, "weights.alpha", 0.5, "records") for base in ADAPTIVE if base != "softadapt"],
+    ("annealing", "weights.reference", "bc", "records"),
+    ("softadapt", "weights.beta", -1.0, "records"),
+    ("softadapt", "weights.normalized", False, "records"),
+    ("softadapt", "weights.loss_weighted", True, "records"),
+    *[(base, "weights", {"kind": "fixed"}, "records") for base in (*ADAPTIVE, "scheduled")],
+    (
+        "fixed",
+        "weights",
+        {"kind": "schedule", "terms": {"bc": {"kind": "linear", "start": 1, "end": 2, "steps": 3}}},
+        "knobs",
+    ),
+    ("scheduled", "weights.values", {"bc": 3.0}, "error"),
+    ("scheduled", "weights.terms", {"pde": {"kind": "linear", "start": 1, "end": 3, "steps": 4}}, "knobs"),
+    *[("scheduled", f"weights.terms.{term}.start", 2.0, "knobs") for term in ("pde", "ic", "bc")],
+    *[("scheduled", f"weights.terms.{term}.end", 4.0, "knobs") for term in ("pde", "ic", "bc")],
+    *[("scheduled", f"weights.terms.{term}.begin", 2, "knobs") for term in ("pde", "ic")],
+    *[("scheduled", f"weights.terms.{term}.steps", 5, "knobs") for term in ("pde", "ic")],
+    ("scheduled", "weights.terms.bc.milestones", [3, 7], "knobs"),
     ("relobralo", "weights.beta", 0.0, "records"),
     ("relobralo", "weights.temperature", 1.0, "records"),
     ("fixed", "weights", {"kind": "gradient_norms", "every": 2}, "records"),
