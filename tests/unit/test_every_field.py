@@ -223,7 +223,7 @@ CASES: list[tuple[str, str, Any, str]] = [
     *[(base, "weights.values", {"bc": 3.0}, "records") for base in ("fixed", *ADAPTIVE)],
     *[(base, "weights.every", 3, "records") for base in ADAPTIVE],
     *[(base, "weights.low", 0.99, "records") for base in ADAPTIVE if base not in ("annealing", "dirichlet")],
-    *[(base, "weights.low", 1.5, "error") for base in ("annealing", "dirichlet")],
+    *[(base, "weights.low", 1.5, "records") for base in ("annealing", "dirichlet")],
     *[(base, "weights.high", 1.01, "records") for base in ADAPTIVE],
     *[(base, "weights.alpha", 0.5, "records") for base in ADAPTIVE if base != "softadapt"],
     ("annealing", "weights.reference", "bc", "records"),
