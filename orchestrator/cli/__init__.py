@@ -8,8 +8,10 @@ order in which `--help` lists them.
 from __future__ import annotations
 
 # isort: off
+from orchestrator.cli import making  # noqa: F401
 from orchestrator.cli import running  # noqa: F401
 from orchestrator.cli import checking  # noqa: F401
+from orchestrator.cli import exporting  # noqa: F401
 from orchestrator.cli import looking  # noqa: F401
 from orchestrator.cli import knowing  # noqa: F401
 
