@@ -19,6 +19,7 @@ _HOME = {
     "RunResult": "orchestrator.result",
     "run": "orchestrator.runs",
     "resume": "orchestrator.resuming",
+    "export": "orchestrator.exporting",
     "find": "orchestrator.folder",
     "history": "orchestrator.result",
     "predict": "orchestrator.predictions",
@@ -54,6 +55,7 @@ __all__ = [
     "UserError",
     "__version__",
     "compare_backends",
+    "export",
     "find",
     "hard",
     "history",
@@ -70,6 +72,7 @@ if TYPE_CHECKING:
     from backends.problem import Problem, hard, loss, residual
     from orchestrator.agree import compare as compare_backends
     from orchestrator.config import Experiment
+    from orchestrator.exporting import export
     from orchestrator.folder import find
     from orchestrator.hooks import Ask, Moment, Outcome
     from orchestrator.predictions import predict
