@@ -98,11 +98,11 @@ class SoftAdapt(Adaptive):
         shares = np.maximum(losses, 0.0) if self.loss_weighted else np.ones(len(losses))
         if not shares.any():
             return kept(after)
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", divide="ignore"):
             change = np.clip(losses - np.asarray(last), -1e300, 1e300)
             if self.normalized:
                 change = change / (np.abs(change).max() or 1.0)  # twice, for the sum of huge changes has no number
                 change = change / (np.abs(change).sum() or 1.0)
-            rate = np.clip(self.beta * change, -1e300, 1e300)
-        grown = shares / shares.max() * np.exp(rate - rate[shares > 0].max())
+            rate = np.clip(self.beta * change, -1e300, 1e300) + np.log(shares)
+        grown = np.exp(rate - rate.max())
         return self.settled(after, len(losses) * grown / grown.sum())

@@ -13,14 +13,26 @@ from pydantic import TypeAdapter, ValidationError
 
 from backends import randomness
 from backends.errors import UserError
-from backends.weighting import FixedWeights, GradientNorms, ReLoBRaLo, Weighting, WeightsSpec, check
+from backends.weighting import (
+    FixedWeights,
+    GradientNorms,
+    InverseDirichlet,
+    LearningRateAnnealing,
+    ReLoBRaLo,
+    ScheduledWeights,
+    SoftAdapt,
+    Weighting,
+    WeightsSpec,
+    check,
+)
 
 TERMS = ("pde", "ic", "bc")
-ADAPTIVE = (GradientNorms(), ReLoBRaLo())
+ADAPTIVE = (GradientNorms(), ReLoBRaLo(), SoftAdapt(), LearningRateAnnealing(), InverseDirichlet())
+SEEN = ("losses", "grad_norms", "grad_max", "grad_mean_abs", "grad_std")
 
 
 def seen(values: Any) -> dict[str, Any]:
-    return {"grad_norms": np.array(values, dtype=float), "losses": np.array(values, dtype=float)}
+    return {name: np.array(values, dtype=float) for name in SEEN}
 
 
 def after(spec: Any, *values: Any, seed: int = 0, terms: Any = TERMS) -> dict[str, float]:
@@ -159,11 +171,14 @@ SIZES = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(
     spec=st.one_of(
         st.builds(GradientNorms, alpha=st.floats(0, 0.999)),
         st.builds(ReLoBRaLo, alpha=st.floats(0, 0.999), beta=st.floats(0, 1), temperature=st.floats(1e-3, 10)),
+        st.builds(SoftAdapt, beta=st.floats(-1e9, 1e9), normalized=st.booleans(), loss_weighted=st.booleans()),
+        st.builds(LearningRateAnnealing, alpha=st.floats(0, 0.999), reference=st.sampled_from([None, *TERMS])),
+        st.builds(InverseDirichlet, alpha=st.floats(0, 0.999)),
     ),
     history=st.lists(st.lists(SIZES, min_size=3, max_size=3), min_size=1, max_size=8),
 )  # fmt: skip
@@ -260,5 +275,15 @@ def test_what_can_not_be_meant_is_refused(tree: dict[str, Any]) -> None:
 
 
 def test_every_kind_is_read_by_its_name() -> None:
-    for kind, cls in (("fixed", FixedWeights), ("gradient_norms", GradientNorms), ("relobralo", ReLoBRaLo)):
+    kinds = {
+        "fixed": FixedWeights,
+        "gradient_norms": GradientNorms,
+        "relobralo": ReLoBRaLo,
+        "softadapt": SoftAdapt,
+        "annealing": LearningRateAnnealing,
+        "inverse_dirichlet": InverseDirichlet,
+    }
+    for kind, cls in kinds.items():
         assert type(TypeAdapter(WeightsSpec).validate_python({"kind": kind, "values": {"pde": 2}})) is cls
+    terms = {"pde": {"kind": "linear", "start": 1, "end": 2, "steps": 3}}
+    assert type(TypeAdapter(WeightsSpec).validate_python({"kind": "schedule", "terms": terms})) is ScheduledWeights
