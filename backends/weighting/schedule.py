@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal, Protocol
 
 import numpy as np
-from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from backends.periods import Length, Period, known
@@ -64,13 +65,12 @@ class StepWeight(Leaf):
     milestones: Annotated[tuple[Period, ...], Field(min_length=1)]
     """Steps (or epochs) at which the weight jumps, in rising order."""
 
-    @model_validator(mode="after")
-    def _rising(self) -> StepWeight:
-        if known(*self.milestones) and any(b <= a for a, b in zip(self.milestones, self.milestones[1:])):
-            raise PydanticCustomError(
-                "milestones", "must rise from one to the next (got {given})", {"given": list(self.milestones)}
-            )
-        return self
+    @field_validator("milestones")
+    @classmethod
+    def _rising(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if known(*value) and any(b <= a for a, b in itertools.pairwise(value)):
+            raise PydanticCustomError("milestones", "must rise from one to the next")
+        return value
 
     def at(self, step: Vector) -> Vector:
         """The weights at these steps."""
