@@ -36,15 +36,21 @@ class Assembled:
 
 
 def assemble(
-    experiment: Experiment, folder: Path, *, world: World = ALONE, warn: Callable[[str], None] = lambda message: None
+    experiment: Experiment,
+    folder: Path,
+    *,
+    world: World = ALONE,
+    warn: Callable[[str], None] = lambda message: None,
+    change: Callable[[Task], Task] = lambda task: task,
 ) -> Assembled:
-    """Load the backend and build task and functions. `folder`: what relative names refer to. Raises UserError."""
+    """Load the backend and build task and functions. `folder`: what relative names refer to; `change`: what becomes of
+    the task before its functions are built. Raises UserError."""
     module = backends.load(experiment.backend)
     device = module.resolve_device(experiment.device)
     network = None
     if isinstance(experiment.network, CustomNetwork):
         network = module.adapt(load_own(experiment.network.target, folder), experiment.network.fields)
-    task = build.task_of(experiment, folder, network)
+    task = change(build.task_of(experiment, folder, network))
     stages = tuple(s.model_copy(update={"precision": precision_of(s, experiment.precision)}) for s in experiment.stages)
     settings = Settings(
         seed=experiment.seed,

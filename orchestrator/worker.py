@@ -15,6 +15,7 @@ from typing import Any
 from backends.blame import place
 from backends.errors import OrchestratorError, OwnCodeFailed
 from backends.protocol import World
+from backends.task import Task
 from backends.weighting import Weighting
 from orchestrator.assemble import ALONE, CAPACITY, assemble
 from orchestrator.callbacks import Ramp, named
@@ -23,7 +24,7 @@ from orchestrator.evaluate import Yardstick, predictor
 from orchestrator.folder import RunFolder
 from orchestrator.hooks import Outcome
 from orchestrator.knobs import Knobs, initial
-from orchestrator.loop import Plan, train
+from orchestrator.loop import Live, Plan, train
 from orchestrator.pieces import Pieces
 from orchestrator.reader import read_experiment
 from orchestrator.record import Recorder, Silent
@@ -46,6 +47,8 @@ class Host:
 
     world: World = ALONE
     report: Callable[[int, Mapping[str, float]], None] = field(default=lambda step, metrics: None)
+    change: Callable[[Task], Task] = field(default=lambda task: task)
+    """What becomes of the task before it is compiled: `check --smoke` takes fewer points."""
 
 
 def work(job: Job, host: Host) -> dict[str, Any]:
@@ -67,8 +70,19 @@ def work(job: Job, host: Host) -> dict[str, Any]:
 
 
 def _train(job: Job, host: Host, folder: RunFolder, experiment: Experiment, recorder: Recorder | Silent) -> Outcome:
+    plan, live = ready(job, host, folder, experiment, recorder)
+    try:
+        return train(plan, live, resumed=live.at.step > 0)
+    finally:
+        recorder.compilations(plan.backend.compilations())
+
+
+def ready(
+    job: Job, host: Host, folder: RunFolder, experiment: Experiment, recorder: Recorder | Silent
+) -> tuple[Plan, Live]:
+    """Everything that a run needs, in place, and where it starts: what training, `plan` and `check --smoke` share."""
     recorder.phase(f"loading {experiment.backend}")
-    made = assemble(experiment, folder.path, world=host.world, warn=recorder.warn)
+    made = assemble(experiment, folder.path, world=host.world, warn=recorder.warn, change=host.change)
     task, backend = made.task, made.backend
     recorder.about(made.device, made.module.versions(), host.world)
     feed = task.feed(experiment.seed)
@@ -81,7 +95,7 @@ def _train(job: Job, host: Host, folder: RunFolder, experiment: Experiment, reco
     recorder.phase(f"compiling for {made.device}, usually 5 to 15 s the first time")
     live = pieces.start(resume=job.resume)
     every = experiment.evaluate.every, experiment.checkpoint.every, experiment.tracking.every, experiment.figures.every
-    plan = Plan(
+    return Plan(
         backend=backend,
         task=task,
         timeline=Timeline(made.stages, periods([*every, weighting.every, *pieces.feed_periods()]), CAPACITY),
@@ -101,8 +115,4 @@ def _train(job: Job, host: Host, folder: RunFolder, experiment: Experiment, reco
         draw=lambda state, step: recorder.draw(task, predictor(backend, state), feed, step),
         report=host.report,
         stop=pieces.stop,
-    )
-    try:
-        return train(plan, live, resumed=live.at.step > 0)
-    finally:
-        recorder.compilations(backend.compilations())
+    ), live
