@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, NonNegativeFloat, model_validator
 from pydantic_core import PydanticCustomError
 
-from backends.first_order import Adam, AdamW, Sgd
+from backends.first_order import Adagrad, Adam, AdamW, Lamb, Lion, Nadam, Radam, RmsProp, Sgd
 from backends.spec import Precision
 from backends.stage import AnyStage, FirstOrder
 
@@ -60,6 +60,9 @@ class SsBroyden(QuasiNewton):
         return self
 
 
-Stage = Annotated[Adam | AdamW | Sgd | Lbfgs | SsBroyden, Field(discriminator="kind")]
-FIRST_ORDER: tuple[type[FirstOrder], ...] = (Adam, AdamW, Sgd)
+Stage = Annotated[
+    Adam | AdamW | Nadam | Radam | Lamb | Lion | RmsProp | Adagrad | Sgd | Lbfgs | SsBroyden,
+    Field(discriminator="kind"),
+]
+FIRST_ORDER: tuple[type[FirstOrder], ...] = (Adam, AdamW, Nadam, Radam, Lamb, Lion, RmsProp, Adagrad, Sgd)
 QUASI_NEWTON: tuple[type[QuasiNewton], ...] = (Lbfgs, SsBroyden)

@@ -1,7 +1,7 @@
 """First-order stages as optax transformations whose hyperparameters are traced values from the knob table.
 
-An optimizer gives a direction; whoever calls subtracts the rate times it. State in portable form: parts by name
-(`mu`, `nu`, `trace`), each a dict by parameter, and `count`.
+An optimizer gives a direction; whoever calls subtracts the rate times it. State in portable form: parts by the names
+that optax gives them (`mu`, `nu`, `trace`, `sum_of_squares`), each a dict by parameter, and `count`.
 """
 
 from __future__ import annotations
@@ -10,32 +10,52 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
 Array = Any
 Tree = dict[str, Any]
+Knobs = Mapping[str, Array]
 
-_PARTS = {"adam": ("mu", "nu"), "adamw": ("mu", "nu"), "sgd": ("trace",)}
-"""What a stage keeps for each parameter."""
+_MOMENTS = ("mu", "nu", "count")
+_PARTS = {
+    "adam": _MOMENTS,
+    "adamw": _MOMENTS,
+    "nadam": _MOMENTS,
+    "radam": _MOMENTS,
+    "lamb": _MOMENTS,
+    "lion": ("mu",),
+    "rmsprop": ("nu", "trace"),
+    "rmsprop-centered": ("mu", "nu", "trace"),
+    "adagrad": ("sum_of_squares",),
+    "sgd": ("trace",),
+    "sgd-nesterov": ("trace",),
+}
+"""What a method keeps."""
+_SQUARES = {"rmsprop": "nu", "rmsprop-centered": "nu", "adagrad": "sum_of_squares"}
+"""The part that begins with the stage's `initial`."""
 
 
-def init(method: str, free: Mapping[str, np.ndarray]) -> Tree:
-    """The state before the first step: host arrays, zero."""
-    state: Tree = {part: {k: np.zeros_like(v) for k, v in free.items()} for part in _PARTS[method]}
-    return state | ({"count": np.zeros((), np.int64)} if method != "sgd" else {})
+def init(method: str, free: Mapping[str, np.ndarray], initial: float = 0.0) -> Tree:
+    """The state before the first step: host arrays, zero but for the squares, which begin with `initial`."""
+
+    def filled(part: str) -> Any:
+        value = initial if part == _SQUARES.get(method) else 0.0
+        return {name: np.full_like(array, value) for name, array in free.items()}
+
+    return {part: np.zeros((), np.int64) if part == "count" else filled(part) for part in _PARTS[method]}
 
 
-def direction(method: str, gradient: Tree, state: Tree, free: Tree, knobs: Mapping[str, Array]) -> tuple[Tree, Tree]:
+def direction(method: str, gradient: Tree, state: Tree, free: Tree, knobs: Knobs) -> tuple[Tree, Tree]:
     """(what the rate is multiplied with and the parameters lose, new state) for one gradient."""
-    chain = optax.chain(*_parts(method, knobs))
-    moments = _moments(method, state)
+    chain = optax.chain(*_chain(method, knobs))
     before: Any = jax.eval_shape(chain.init, free)
-    found, after = chain.update(gradient, tuple(moments if type(s) is type(moments) else s for s in before), free)
+    found, after = chain.update(gradient, tuple(_filled(s, state) for s in before), free)
     states: Any = after
-    (kept,) = [s for s in states if isinstance(s, optax.ScaleByAdamState | optax.TraceState)]
     updates: Any = found
-    return updates, dict(kept._asdict())
+    kept = {field: getattr(s, field) for s in states for field in getattr(s, "_fields", ()) if field in state}
+    return updates, kept
 
 
 def clipped(gradient: Tree, limit: Array) -> Tree:
@@ -44,14 +64,28 @@ def clipped(gradient: Tree, limit: Array) -> Tree:
     return found
 
 
-def _parts(method: str, knobs: Mapping[str, Array]) -> list[optax.GradientTransformation]:
-    if method == "sgd":
-        return [optax.trace(knobs["momentum"])]
-    scaled = optax.scale_by_adam(knobs["b1"], knobs["b2"], knobs["eps"])
-    return [scaled, optax.add_decayed_weights(knobs["weight_decay"])] if method == "adamw" else [scaled]
+def _filled(shapes: Any, state: Tree) -> Any:
+    """One state of a chain with the values of ours; what we don't keep (lion's count, which it never reads) is 0."""
+    fields = getattr(shapes, "_fields", ())
+    return shapes._replace(**{f: state[f] if f in state else jnp.zeros((), jnp.int64) for f in fields})
 
 
-def _moments(method: str, state: Tree) -> optax.ScaleByAdamState | optax.TraceState:
-    if method == "sgd":
-        return optax.TraceState(trace=state["trace"])
-    return optax.ScaleByAdamState(count=state["count"], mu=state["mu"], nu=state["nu"])
+def _chain(method: str, knobs: Knobs) -> list[optax.GradientTransformation]:
+    decay = [optax.add_decayed_weights(knobs["weight_decay"])] if "weight_decay" in knobs else []
+    last = [optax.scale_by_trust_ratio()] if method == "lamb" else []
+    return [*_scaling(method, knobs), *decay, *last]
+
+
+def _scaling(method: str, k: Knobs) -> list[optax.GradientTransformation]:
+    if method.startswith("sgd"):
+        return [optax.trace(k["momentum"], nesterov=method == "sgd-nesterov")]
+    if method.startswith("rmsprop"):
+        scale = optax.scale_by_stddev if method == "rmsprop-centered" else optax.scale_by_rms
+        return [scale(k["decay"], k["eps"]), optax.trace(k["momentum"])]
+    if method == "adagrad":
+        return [optax.scale_by_rss(0.0, k["eps"])]
+    if method == "lion":
+        return [optax.scale_by_lion(k["b1"], k["b2"])]
+    if method == "radam":
+        return [optax.scale_by_radam(k["b1"], k["b2"], k["eps"])]
+    return [optax.scale_by_adam(k["b1"], k["b2"], k["eps"], nesterov=method == "nadam")]

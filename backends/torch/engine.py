@@ -11,13 +11,14 @@ import torch
 from numpy.typing import NDArray
 
 from backends.errors import UserError
-from backends.protocol import Settings, Steps, columns_of, of_gradients, precision_of, samples_key
+from backends.groups import Grouping, check_stages
+from backends.protocol import Settings, Steps, columns_of, drawn, of_gradients, precision_of, samples_key
 from backends.randomness import generator
+from backends.scaling import SCALE, SKIPPED
 from backends.stages import FIRST_ORDER, SsBroyden, Stage
-from backends.task import Batches, Columns, Feed, Task, trainable, trained_terms
+from backends.task import Batches, Columns, Feed, Task, trained_terms
 from backends.torch import quasi_newton
-from backends.torch.device import DTYPES, fetch, own_generator, put, set_threads
-from backends.torch.first_order import optimizer
+from backends.torch.device import DTYPES, HALVES, fetch, own_generator, put, set_threads
 from backends.torch.layout import Layout
 from backends.torch.objective import Objective, Row
 from backends.torch.program import Program
@@ -25,6 +26,7 @@ from backends.torch.readings import Readings
 from backends.torch.samples import Batch, Holder
 from backends.torch.state import Arrays, Format, State, converted
 from backends.torch.tracing import Functions
+from backends.torch.update import Update
 
 COMPILE_S = 4.0
 """What a compilation costs, in seconds: `compile: auto` compiles a stage that gains more."""
@@ -45,9 +47,10 @@ class TorchBackend:
     def __init__(self, task: Task, stages: Sequence[Stage], settings: Settings) -> None:
         set_threads()
         self.task, self.stages, self.settings = task, tuple(stages), settings
-        self._holder = Holder(task, settings.world, settings.device)
+        self._holder = Holder(task, settings.world, settings.device, settings.accumulate)
         self._programs: dict[int, Program] = {}
         self._terms = trained_terms(task.terms)
+        check_stages(settings.groups, self.stages, task.terms)
 
     # --- states ---
 
@@ -83,22 +86,25 @@ class TorchBackend:
     # --- training ---
 
     def step(self, state: State, n: int, knobs: NDArray[np.float64], feed: Feed, step: int) -> tuple[State, Steps]:
-        draw = feed.take(step, n)
+        draw = drawn(feed, step, n, self.settings.accumulate)
         batches = self._holder.batches(feed, draw, n, state.dtype)
         program = self._program(state.stage, batches)
-        rows = self._rows(program.objective.row, knobs[:n], step)
+        row = program.objective.row
         if not isinstance(self.stages[state.stage], FIRST_ORDER):
+            # A line search compares losses of one sample: its noise changes with the samples, not with the step.
             stamps = [samples_key(draw, step + i) for i in range(n)]
-            return state, quasi_newton.iterate(program, state, batches, rows, stamps)
-        return state, Reported(program.train(state, batches, rows))
+            return state, quasi_newton.iterate(program, state, batches, self._rows(row, knobs[:n], stamps), stamps)
+        rows = self._rows(row, knobs[:n], range(step, step + n))
+        return state, Reported(program.train(state, batches, rows), program.update.scaled)
 
     def probe(
         self, state: State, what: frozenset[str], feed: Feed, step: int, knobs: NDArray[np.float64]
     ) -> dict[str, NDArray[np.float64]]:
-        draw = feed.take(step, 1)
+        draw = drawn(feed, step, 1, self.settings.accumulate)
         batches = self._holder.batches(feed, draw, 1, state.dtype)
         program = self._program(state.stage, batches)
-        (row,) = torch.unbind(self._rows(program.objective.row, np.atleast_2d(knobs), step), 0)
+        count = step if isinstance(self.stages[state.stage], FIRST_ORDER) else samples_key(draw, step)
+        (row,) = torch.unbind(self._rows(program.objective.row, np.atleast_2d(knobs), [count]), 0)
         losses, slopes = self._slopes(program, state, batches, row)
         found = {"losses": losses}
         if any(name.startswith("grad_") for name in what):
@@ -130,12 +136,19 @@ class TorchBackend:
 
     @cached_property
     def _layout(self) -> Layout:
-        return Layout.of(self._template)
+        return Layout.of(self._template, self._grouping.frozen)
+
+    @cached_property
+    def _grouping(self) -> Grouping:
+        groups = self.settings.groups
+        return Grouping.of(groups, self._template if groups else (), self.task.terms)
 
     @cached_property
     def _functions(self) -> Functions:
         signature, s = getattr(self.task, "signature", None), self.settings
-        shared = None if signature is None else (type(self.task), signature, self._layout, s.world.size, s.device)
+        shared = None if signature is None else (
+            type(self.task), signature, self._layout, self._grouping, s.world.size, s.device, s.accumulate, s.remat
+        )  # fmt: skip
         return Functions(s.warn, shared)
 
     @cached_property
@@ -155,7 +168,9 @@ class TorchBackend:
         dtype, device = self._dtype(stage), self.settings.device
         x = put(self._layout.flat(params).astype(np.float64), dtype, device)
         frozen = {
-            name: put(np.asarray(v, np.float64), dtype, device) for name, v in params.items() if not trainable(name)
+            name: put(np.asarray(v, np.float64), dtype, device)
+            for name, v in params.items()
+            if not self._grouping.free(name)
         }
         aux = {name: put(np.asarray(v), dtype, device) for name, v in self.task.aux().items()}
         constants = put(np.array(list(self.task.constants.values()), np.float64), torch.float64, device)
@@ -164,14 +179,16 @@ class TorchBackend:
     def _optimizer(self, stage: int, x: torch.Tensor) -> dict[str, torch.Tensor]:
         chosen = self.stages[stage]
         if isinstance(chosen, FIRST_ORDER):
-            return optimizer(chosen.method, self._layout).init(x)
+            return Update(chosen, self._layout, self._grouping).init(x)
         return quasi_newton.init(chosen, x, len(self._terms), len(self.task.constants))
 
     def _program(self, stage: int, batches: Sequence[Batch]) -> Program:
         if stage not in self._programs:
             chosen, s = self.stages[stage], self.settings
-            row = Row(columns_of(chosen, self.task, s.clip))
-            objective = Objective(self.task, self._terms, self._layout, row, s.world)
+            row = Row(columns_of(chosen, self.task, s.clip, s.groups))
+            reaches = tuple(self._grouping.reach(t) for t in self._terms)
+            compute = HALVES.get(getattr(chosen, "compute", None))
+            objective = Objective(self.task, self._terms, self._layout, row, s.world, reaches, compute)
             gain = {"always": np.inf, "never": 0.0, "auto": self._gain_s(chosen, batches)}[s.compile]
             self._programs[stage] = Program(
                 chosen,
@@ -179,6 +196,7 @@ class TorchBackend:
                 self._functions,
                 self._dtype(stage),
                 s.seed,
+                self._grouping,
                 compiled=gain > COMPILE_S,
                 probes_compiled=gain * PROBES > COMPILE_S,
             )
@@ -190,11 +208,11 @@ class TorchBackend:
         matrix = self._layout.size**2 if isinstance(stage, SsBroyden) else 0
         return stage.steps * (CALL_GAIN_S + NUMBER_GAIN_S * numbers + MATRIX_GAIN_S * matrix)
 
-    def _rows(self, row: Row, knobs: NDArray[np.float64], step: int) -> torch.Tensor:
-        """The knob table with the number of each step behind it, [n, width] float64."""
+    def _rows(self, row: Row, knobs: NDArray[np.float64], steps: Sequence[float]) -> torch.Tensor:
+        """The knob table with the number behind it that keys the noise of each step, [n, width] float64."""
         table = np.zeros((len(knobs), row.width))
         table[:, : len(row.names)] = knobs
-        table[:, len(row.names)] = np.arange(step, step + len(knobs))
+        table[:, len(row.names)] = steps
         return put(table, torch.float64, self.settings.device)
 
     def _slopes(
@@ -216,8 +234,9 @@ class TorchBackend:
 class Reported(Steps):
     """What first-order steps report, fetched from the device when it is first asked for."""
 
-    def __init__(self, rows: torch.Tensor) -> None:
+    def __init__(self, rows: torch.Tensor, scaled: bool = False) -> None:
         object.__setattr__(self, "_device_rows", rows)
+        object.__setattr__(self, "_more", (SCALE, SKIPPED) if scaled else ())
         object.__setattr__(self, "evaluations", np.ones(len(rows), np.int64))
 
     @cached_property
@@ -227,9 +246,15 @@ class Reported(Steps):
     @cached_property
     def losses(self) -> NDArray[np.float64]:  # pyright: ignore[reportIncompatibleVariableOverride]
         """[n, terms]"""
-        return self._rows[:, :-1]
+        return self._rows[:, : self._rows.shape[1] - 1 - len(self.__dict__["_more"])]
 
     @cached_property
     def ok(self) -> NDArray[np.bool_]:  # pyright: ignore[reportIncompatibleVariableOverride]
         """[n]"""
-        return self._rows[:, -1] != 0
+        return self._rows[:, self.losses.shape[1]] != 0
+
+    @cached_property
+    def readings(self) -> dict[str, NDArray[np.float64]]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """[n] each"""
+        first = self.losses.shape[1] + 1
+        return {name: self._rows[:, first + i] for i, name in enumerate(self.__dict__["_more"])}

@@ -166,7 +166,7 @@ class Program:
     def _last(self, work: Work, row: Tensor, out: Tensor) -> Bound:
         """The rest of a first-order step: gradient, guard, clipping, optimizer."""
         objective, terms = self.objective, len(self.objective.terms)
-        first_order = optimizer(self.stage.method, objective.layout)
+        first_order = optimizer(self.stage, objective.layout)
 
         def last(
             x: Tensor, frozen: Tree, aux: Tree, parts: Tree, constants: Tree, acc: Tree, start: Tree, seed: Tensor,
