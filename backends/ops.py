@@ -135,6 +135,7 @@ class Ops(Protocol):
         ...
 
     def to_int64(self, x: Array) -> Array: ...
+    def to_float32(self, x: Array) -> Array: ...
     def stop_gradient(self, x: Array) -> Array: ...
 
     # --- control flow (lax in JAX, Python in torch and numpy) ---
@@ -227,6 +228,10 @@ class NumpyOps:
     @staticmethod
     def to_int64(x: Array) -> Array:
         return np.asarray(x).astype(np.int64)
+
+    @staticmethod
+    def to_float32(x: Array) -> Array:
+        return np.asarray(x).astype(np.float32)
 
     @staticmethod
     def stop_gradient(x: Array) -> Array:

@@ -17,11 +17,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from backends import groups as parameter_groups
+from backends.errors import UserError
+from backends.groups import Groups
 from backends.randomness import digest
 from backends.spec import Clip, Precision
 from backends.stages import Stage
@@ -50,19 +54,30 @@ class Settings:
     capacity: int = 1000
     """Most steps per dispatch: the length of the output buffer."""
     world: World = World()
+    groups: Groups = field(default_factory=dict)
+    """Parameter groups by name."""
+    accumulate: int = 1
+    """Draws of the feed per optimizer step, each a pass of its own over the network (see `drawn`)."""
+    remat: bool = False
+    """Compute activations again in the backward pass instead of keeping them all."""
     warn: Callable[[str], None] = field(default=lambda message: None)
     """Called with one line where something was changed or is slower than it could be."""
 
 
-def columns_of(stage: Stage, task: Task, clip: Clip | None) -> tuple[str, ...]:
+NO_GROUPS: Groups = MappingProxyType({})
+
+
+def columns_of(stage: Stage, task: Task, clip: Clip | None, groups: Groups = NO_GROUPS) -> tuple[str, ...]:
     """Names of the columns of the knob table of a stage, in order.
 
-    `lr` (first-order stages only), the stage's own floats, `clip`, `weight/<term>` (trained terms), `task/<constant>`.
+    `lr` (first-order stages only), the stage's own floats, `clip`, those of groups (`backends.groups.columns`),
+    `weight/<term>` (trained terms), `task/<constant>`.
     """
     rate = ("lr",) if hasattr(stage, "lr") else ()
     cut = ("clip",) if clip is not None and rate else ()
     weights = tuple(f"weight/{t.name}" for t in trained_terms(task.terms))
-    return rate + stage.knob_fields + cut + weights + tuple(f"task/{c}" for c in task.constants)
+    own = parameter_groups.columns(groups) if rate else ()
+    return rate + stage.knob_fields + cut + own + weights + tuple(f"task/{c}" for c in task.constants)
 
 
 @dataclass(frozen=True)
@@ -78,6 +93,8 @@ class Steps:
     """[n]: evaluations of loss and gradient."""
     ended: str = ""
     """Why a quasi-Newton stage can't go on ("gradient below tolerance", "line search stalled"), else empty."""
+    readings: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    """[n] each: further numbers of the steps, by metric (`loss_scale` and `skipped_steps` of float16 stages)."""
 
     def bad(self) -> int | None:
         """Index of the first step that was not finite, or None."""
@@ -168,6 +185,28 @@ def samples_key(draw: Draw, step: int) -> float:
     so that float32 holds it.
     """
     return float(digest(repr(draw.version), *((step,) if draw.stacked else ()), bits=24))
+
+
+def drawn(feed: Feed, step: int, n: int, accumulate: int) -> Draw:
+    """What the optimizer steps `step` … `step + n - 1` read, where each takes `accumulate` draws of the feed.
+
+    The rows of a step are those of its draws one after the other, so minibatches grow; samples that stay do not.
+    Raises UserError where nothing is drawn per step.
+    """
+    if accumulate == 1:
+        return feed.take(step, n)
+    draw = feed.take(step * accumulate, n * accumulate)
+    if not draw.stacked:
+        raise UserError(
+            "every step reads the same samples, so there are no minibatches to accumulate; give a batch size, or cut "
+            "the samples into passes (`chunk` of a point set)",
+            path="accumulate",
+        )
+    joined = {
+        batch: {name: np.asarray(v).reshape(n, -1, *np.shape(v)[2:]) for name, v in columns.items()}
+        for batch, columns in draw.stacked.items()
+    }
+    return Draw(draw.version, draw.fixed, joined)
 
 
 def share(count: int, world: World) -> slice:

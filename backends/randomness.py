@@ -94,6 +94,8 @@ def _arange(ops: Any, count: int, zero: Array) -> Array:
 def uniform(ops: Any, key: tuple[Array, Array], stream: str, rows: Array, width: int, like: Array) -> Array:
     """[width, n] numbers from [0, 1) in the dtype of `like`: multiples of 2^-24, so that float32 holds the very
     same numbers as float64, and every backend the same bits."""
+    if like.dtype.itemsize < 4:  # float16 can't hold 2^24
+        return ops.astype(uniform(ops, key, stream, rows, width, ops.to_float32(rows)), like)
     return ops.astype(bits(ops, key, stream, rows, width) >> 8, like) * 2.0**-24
 
 
@@ -102,6 +104,8 @@ def normal(ops: Any, key: tuple[Array, Array], stream: str, rows: Array, width: 
 
     Backends agree to the rounding of their log, cos and sin.
     """
+    if like.dtype.itemsize < 4:  # half precision would round the uniform numbers to 1, whose logarithm is infinite
+        return ops.astype(normal(ops, key, stream, rows, width, ops.to_float32(rows)), like)
     pairs, n = -(-width // 2), rows.shape[0]
     u = ops.reshape(uniform(ops, key, stream, rows, 2 * pairs, like), (pairs, 2, n))
     radius = ops.sqrt(-2.0 * ops.log(1.0 - u[:, 0]))

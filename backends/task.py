@@ -47,6 +47,8 @@ class Term:
     trained: bool = True
     """False: the network fulfils it by construction (hard constraints). It has no weight and no place in the loss;
     only `Backend.evaluate` computes it. A batch without a trained term never appears in the feed."""
+    groups: tuple[str, ...] = ()
+    """The parameter groups of the file that its gradient reaches (`rest`: those in no group); empty: all."""
 
 
 def trained_terms(terms: Sequence[Term]) -> tuple[Term, ...]:

@@ -50,9 +50,11 @@ class JaxBackend:
         self._device = device_of(settings.device)
         self._world = settings.world
         self._programs = programs(task, self._stages, settings)
-        self._probes = tuple(replace(p, kind="", method="", stage=None, columns=()) for p in self._programs)
+        self._probes = tuple(
+            replace(p, kind="", method="", stage=None, columns=(), compute=None) for p in self._programs
+        )
         self._readers = tuple(replace(p, world=1) for p in self._probes)
-        self._holder = Holder(task, self._world, self._device)
+        self._holder = Holder(task, self._world, self._device, settings.accumulate)
         self._traced_before = dict(TRACED)
         if settings.compile == "never" and self._world.size > 1:
             settings.warn("compile: never has no effect with several workers: the sums over workers are compiled")
@@ -82,7 +84,7 @@ class JaxBackend:
         given = [*map(self._given, (np.int64(n), table, stamps, np.int64(self._settings.seed), np.int64(step)))]
         with self._mode():
             arrays, rows = STEPS(program, state.arrays, *given[:2], fixed, stacked, *given[2:])
-        return State(state.stage, arrays), _steps({name: fetch(value) for name, value in rows.items()}, n)
+        return State(state.stage, arrays), _steps({name: fetch(v) for name, v in rows.items()}, n, program.readings)
 
     # --- readings ---
     def evaluate(self, state: State, batches: Batches) -> dict[str, float]:
@@ -143,7 +145,7 @@ class JaxBackend:
 
     def layout(self, state: State) -> list[tuple[str, tuple[int, ...]]]:
         """Names and shapes of the trained parameters in the order of flat vectors."""
-        free, _ = Program.split(state.arrays["params"])
+        free, _ = self._programs[state.stage].split(state.arrays["params"])
         return [(name, tuple(free[name].shape)) for name in sorted(free)]
 
     def arrays(self, state: State) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
@@ -197,12 +199,13 @@ class JaxBackend:
             yield
 
 
-def _steps(rows: Mapping[str, NDArray[Any]], n: int) -> Steps:
+def _steps(rows: Mapping[str, NDArray[Any]], n: int, readings: Sequence[str]) -> Steps:
     """Rows of the steps that were asked for. After the end of a quasi-Newton stage: the last losses again, no work."""
     done, ended = int(rows["done"]), int(rows["ended"])
     losses = rows["losses"][:n].astype(np.float64)
     losses[done:] = losses[done - 1]
-    return Steps(losses, rows["ok"][:n].copy(), rows["evaluations"][:n].copy(), quasi.WHY[ended])
+    more = {name: rows[name][:n].copy() for name in readings}
+    return Steps(losses, rows["ok"][:n].copy(), rows["evaluations"][:n].copy(), quasi.WHY[ended], more)
 
 
 def _stamps(draw: Draw, step: int, n: int, capacity: int) -> NDArray[np.float64]:

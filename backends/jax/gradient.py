@@ -7,7 +7,9 @@ everywhere.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -27,11 +29,20 @@ Columns = Mapping[str, Array]
 
 
 def loss_and_gradient(
-    program: Program, params: Tree, weights: Mapping[str, Array], context: Context, batches: Mapping[str, Columns]
+    program: Program,
+    params: Tree,
+    weights: Mapping[str, Array],
+    context: Context,
+    batches: Mapping[str, Columns],
+    *,
+    drawn: Collection[str] = (),
+    scale: Array | None = None,
 ) -> tuple[Array, Tree, Tree]:
     """(losses [trained terms], gradient of the weighted sum by parameter, new values of aux).
 
-    `weights` may leave terms out: they are then neither computed nor part of the gradient, their loss is 0.
+    `weights` may leave terms out: they are then neither computed nor part of the gradient, their loss is 0. `drawn`:
+    the batches with samples of their own at every step. `scale`: the loss is multiplied by it for the backward pass,
+    the gradient divided by it at the end.
     """
     free, held = program.split(params)
     names = program.trained
@@ -48,14 +59,17 @@ def loss_and_gradient(
         if not wanted:
             continue
         samples = _count(columns)
-        function = _batch_loss(program, held, batch, wanted, context, samples * program.world, touched)
-        chunk = passes(program, batch, samples)
-        found, slope, aux = _accumulated(program, function, len(wanted), free, aux, columns, chunk)
+        function = _batch_loss(program, held, batch, wanted, context, samples * program.world, touched, scale)
+        chunk = passes(program, batch, samples, batch in drawn)
+        slopes = partial(_slopes, function, [program.reaches[t] for t in wanted])
+        found, slope, aux = _accumulated(program, slopes, len(wanted), free, aux, columns, chunk)
         losses = losses.at[jnp.array([names.index(t) for t in wanted])].add(found)
         gradient = jax.tree.map(jnp.add, gradient, slope) if gradient else slope
     gradient = gradient or jax.tree.map(jnp.zeros_like, free)
     if program.world > 1:
         losses, gradient, aux = _over_workers(program, losses, gradient, aux, touched)
+    if scale is not None:
+        gradient = {name: g / scale for name, g in gradient.items()}
     return losses, gradient, aux
 
 
@@ -75,6 +89,7 @@ def unflat(vector: Array, like: Mapping[str, Array]) -> Tree:
 
 
 BatchLoss = Callable[[Tree, Tree, Columns], tuple[Array, tuple[Array, Tree]]]
+Slopes = Callable[[Tree, Tree, Columns], tuple[Array, Tree, Tree]]
 
 
 def _batch_loss(
@@ -85,24 +100,68 @@ def _batch_loss(
     context: Context,
     n: int,
     touched: set[str],
+    scale: Array | None,
 ) -> BatchLoss:
-    """(free, aux, columns) -> their share in the weighted sum of means over n samples, and (share by term, new aux).
+    """(free, aux, columns) -> their shares [terms] in the means over n samples, weighted, and (shares, new aux).
 
     Names of aux that the task writes are added to `touched`.
     """
+    factors = jnp.stack(list(weights.values()))
+    factors = factors if scale is None else factors * scale
 
     def share(free: Tree, aux: Tree, columns: Columns) -> tuple[Array, tuple[Array, Tree]]:
         now = Context(context.constants, aux, context.key, True, {})
-        values = program.values_of(batch, program.task.per_sample(OPS, {**held, **free}, batch, columns, now))
-        found = jnp.stack([_mean_share(program, batch, name, values[name], n) for name in weights])
+        given = lowered(program, {**held, **free}, columns, now)
+        values = program.values_of(batch, program.task.per_sample(OPS, given[0], batch, *given[1:]))
+        rows = _count(columns)
+        found = jnp.stack([_mean_share(program, batch, name, values[name], rows, n) for name in weights])
         touched.update(now.updates)
-        return sum(w * found[i] for i, w in enumerate(weights.values())), (found, aux | _updates(aux, now.updates))
+        return factors * found, (found, aux | _updates(aux, now.updates))
 
     return share
 
 
-def _mean_share(program: Program, batch: str, name: str, value: Any, n: int) -> Array:
-    """The share of these samples in the mean over all n; a term that reduces itself counts once over all workers."""
+def lowered(program: Program, params: Tree, columns: Columns, context: Context) -> tuple[Tree, Columns, Context]:
+    """Everything that a task computes with, in the half precision of the stage; `context.updates` stay the same."""
+    if program.compute is None:
+        return params, columns, context
+    dtype = jnp.dtype(program.compute)
+
+    def low(tree: Mapping[str, Array]) -> Tree:
+        return {k: v.astype(dtype) if jnp.issubdtype(v.dtype, jnp.floating) else v for k, v in tree.items()}
+
+    halves = replace(context, constants=low(context.constants), aux=low(context.aux))
+    return low(params), low(columns), halves
+
+
+def _slopes(
+    function: BatchLoss, reaches: Sequence[frozenset[str] | None], free: Tree, aux: Tree, columns: Columns
+) -> tuple[Array, Tree, Tree]:
+    """(shares, gradient of the weighted sum, new aux): one backward pass for all terms of one reach."""
+    kinds = list(dict.fromkeys(reaches))
+    if kinds == [None]:
+        (_, (found, aux)), gradient = jax.value_and_grad(_summed(function), has_aux=True)(free, aux, columns)
+        return found, gradient, aux
+    weighted, pull, (found, aux) = jax.vjp(lambda x: function(x, aux, columns), free, has_aux=True)
+    gradient = {}
+    for reach in kinds:
+        chosen = jnp.asarray([float(r == reach) for r in reaches], weighted.dtype)
+        (slope,) = pull(chosen)
+        for name in free if reach is None else sorted(reach):
+            gradient[name] = gradient[name] + slope[name] if name in gradient else slope[name]
+    return found, {name: gradient.get(name, jnp.zeros_like(value)) for name, value in free.items()}, aux
+
+
+def _summed(function: BatchLoss) -> Callable[[Tree, Tree, Columns], tuple[Array, Any]]:
+    def total(free: Tree, aux: Tree, columns: Columns) -> tuple[Array, Any]:
+        weighted, rest = function(free, aux, columns)
+        return sum(weighted), rest
+
+    return total
+
+
+def _mean_share(program: Program, batch: str, name: str, value: Any, rows: int, n: int) -> Array:
+    """The share of these rows in the mean over all n; what a term that reduces itself gives is the mean over rows."""
     share = jnp.zeros((), program.dtype)
     for part in value if isinstance(value, tuple) else (value,):
         part = jnp.asarray(part).astype(program.dtype)
@@ -112,7 +171,7 @@ def _mean_share(program: Program, batch: str, name: str, value: Any, n: int) -> 
                 f"the term {name!r} gives one number for all samples; it must give one value per sample, or the task "
                 "must say `reduced` for their batch"
             )
-        share = share + (part / program.world if part.ndim == 0 else jnp.sum(part) / n)
+        share = share + (part * (rows / n) if part.ndim == 0 else jnp.sum(part) / n)
     return share
 
 
@@ -130,18 +189,16 @@ def _updates(aux: Tree, updates: Mapping[str, Array]) -> Tree:
 
 
 def _accumulated(
-    program: Program, function: BatchLoss, terms: int, free: Tree, aux: Tree, columns: Columns, chunk: int
+    program: Program, slopes: Slopes, terms: int, free: Tree, aux: Tree, columns: Columns, chunk: int
 ) -> tuple[Array, Tree, Tree]:
     """Losses, gradient and aux of one batch, in passes of `chunk` samples."""
     samples = _count(columns)
-    value_and_gradient = jax.value_and_grad(function, has_aux=True)
     if chunk == samples:
-        (_, (losses, aux)), gradient = value_and_gradient(free, aux, columns)
-        return losses, gradient, aux
+        return slopes(free, aux, columns)
 
     def one_pass(carry: tuple[Array, Tree, Tree], part: Columns) -> tuple[tuple[Array, Tree, Tree], None]:
         losses, gradient, aux = carry
-        (_, (found, aux)), slope = value_and_gradient(free, aux, part)
+        found, slope, aux = slopes(free, aux, part)
         return (losses + found, jax.tree.map(jnp.add, gradient, slope), aux), None
 
     zero = (jnp.zeros(terms, program.dtype), jax.tree.map(jnp.zeros_like, free), aux)
@@ -149,9 +206,11 @@ def _accumulated(
     return jax.lax.scan(one_pass, zero, parts)[0]
 
 
-def passes(program: Program, batch: str, samples: int) -> int:
+def passes(program: Program, batch: str, samples: int, drawn: bool = False) -> int:
     """Samples per pass of a training batch of this worker."""
     task = program.task
+    if drawn and program.accumulate > 1:
+        return samples // program.accumulate
     asked = None if task.reduced(batch) else task.chunk(batch)
     itemsize = np.dtype(program.precision).itemsize
     return chunk_size(samples, asked, task.width(batch), itemsize, program.platform, per_call=False)

@@ -96,6 +96,10 @@ class JaxOps:
         return jnp.asarray(x).astype(jnp.int64)
 
     @staticmethod
+    def to_float32(x: Array) -> Array:
+        return jnp.asarray(x).astype(jnp.float32)
+
+    @staticmethod
     def cond(predicate: Array, yes: Callable[[], Any], no: Callable[[], Any]) -> Any:
         return jax.lax.cond(predicate, yes, no)
 

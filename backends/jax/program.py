@@ -15,11 +15,14 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from backends import scaling
 from backends.errors import UserError, nearest
+from backends.groups import Grouping, check_stages
 from backends.protocol import Settings, columns_of, precision_of
+from backends.randomness import generator
 from backends.spec import Precision
 from backends.stages import Lbfgs, SsBroyden, Stage
-from backends.task import Task, trainable, trained_terms
+from backends.task import Task, trained_terms
 
 Array = Any
 Tree = dict[str, Any]
@@ -44,10 +47,18 @@ class Program:
     """A quasi-Newton stage without name and length: its memory, searches and tolerance shape the program."""
     columns: tuple[str, ...] = ()
     """Of the knob table."""
+    grouping: Grouping = Grouping()  # noqa: RUF009 (frozen)
+    accumulate: int = 1
+    """Passes over a batch that is drawn per step."""
+    compute: str | None = None
+    """Half precision of network and derivatives."""
+    remat: bool = False
     task: Task = field(compare=False, repr=False, kw_only=True)
     warn: Callable[[str], None] = field(compare=False, repr=False, kw_only=True)
     compiled: bool = field(compare=False, repr=False, kw_only=True)
     """False: every call runs the Python text."""
+    initial: float = field(default=0.0, compare=False, repr=False, kw_only=True)
+    """What a stage's sum of squares begins with: read when a state is made, not by compiled functions."""
 
     @property
     def dtype(self) -> Any:
@@ -67,10 +78,19 @@ class Program:
         """The trained terms of one batch."""
         return tuple(t.name for t in trained_terms(self.task.terms) if t.batch == batch)
 
-    @staticmethod
-    def split(params: Mapping[str, Array]) -> tuple[Tree, Tree]:
+    @cached_property
+    def reaches(self) -> dict[str, frozenset[str] | None]:
+        """Trained term -> the parameters that its gradient reaches; None: all."""
+        return {t.name: self.grouping.reach(t) for t in trained_terms(self.task.terms)}
+
+    @property
+    def readings(self) -> tuple[str, ...]:
+        """Further numbers of each step (`Steps.readings`)."""
+        return (scaling.SCALE, scaling.SKIPPED) if self.compute == "float16" else ()
+
+    def split(self, params: Mapping[str, Array]) -> tuple[Tree, Tree]:
         """(trained, frozen) parameters."""
-        free = {k: v for k, v in params.items() if trainable(k)}
+        free = {k: v for k, v in params.items() if self.grouping.free(k)}
         return free, {k: v for k, v in params.items() if k not in free}
 
     def numbers(self, values: Mapping[str, Array]) -> Tree:
@@ -120,6 +140,9 @@ def programs(task: Task, stages: Sequence[Stage], settings: Settings) -> tuple[P
     """One description per stage."""
     signature = getattr(task, "signature", None)
     identity = (type(task), signature) if signature is not None else _ThisTask(task)
+    check_stages(settings.groups, stages, task.terms)
+    names = task.init(generator(settings.seed, "init")) if settings.groups else ()
+    grouping = Grouping.of(settings.groups, names, task.terms)
     found = []
     for stage in stages:
         structure = None
@@ -134,9 +157,14 @@ def programs(task: Task, stages: Sequence[Stage], settings: Settings) -> tuple[P
                 stage.kind,
                 stage.method,
                 structure,
-                columns_of(stage, task, settings.clip),
+                columns_of(stage, task, settings.clip, settings.groups),
+                grouping,
+                settings.accumulate,
+                getattr(stage, "compute", None),
+                settings.remat,
                 task=task,
                 warn=settings.warn,
+                initial=getattr(stage, "initial", 0.0),
                 compiled=settings.compile != "never" or settings.world.size > 1,
             )
         )

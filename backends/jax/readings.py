@@ -99,7 +99,9 @@ def _probe(
     one = jnp.ones((), program.dtype)
     losses, rows = [], []
     for i, term in enumerate(program.trained):
-        found, gradient, _ = loss_and_gradient(program, state["params"], {term: one}, context, batches)
+        found, gradient, _ = loss_and_gradient(
+            program, state["params"], {term: one}, context, batches, drawn=tuple(stacked)
+        )
         losses.append(found[i])
         rows.append(flat(gradient))
     scale = program.numbers(weights)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from backends.errors import UserError
 from backends.jax.distributed import put
-from backends.protocol import World
+from backends.protocol import World, drawn
 from backends.task import Batches, Draw, Feed, Task
 
 Array = Any
@@ -28,13 +28,14 @@ class Holder:
     task: Task
     world: World
     device: Any
+    accumulate: int = 1
     _key: tuple[Any, ...] = ()
     _feed: Feed | None = None
     _fixed: Placed | None = None
 
     def take(self, feed: Feed, step: int, n: int, rows: int, dtype: Any) -> tuple[Draw, Placed, Placed]:
         """(draw, columns that stay, columns of each step padded to `rows` steps), the last two on the device."""
-        draw = feed.take(step, n)
+        draw = drawn(feed, step, n, self.accumulate)
         picked = tuple(sorted(batch for batch, columns in draw.stacked.items() if INDEX in columns))
         key = (draw.version, np.dtype(dtype).name, picked)
         if self._fixed is None or self._feed is not feed or self._key != key:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backends.errors import UserError, nearest
-from backends.jax import first_order, quasi_newton
+from backends.jax import quasi_newton, update
 from backends.jax.program import Program
 from backends.jax.samples import cast
 from backends.randomness import generator
@@ -35,7 +35,7 @@ def entered(program: Program, state: Mapping[str, Any]) -> Tree:
     params = {name: cast(value, precision) for name, value in state["params"].items()}
     free, _ = program.split(params)
     if program.stage is None:
-        optimizer = first_order.init(program.method, free)
+        optimizer = update.init(program, free)
     else:
         optimizer = quasi_newton.init(program.stage, program.task, free)
     return {

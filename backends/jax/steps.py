@@ -15,10 +15,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from backends import quasi
-from backends.jax import first_order, quasi_newton
+from backends import quasi, scaling
+from backends.jax import first_order, quasi_newton, update
 from backends.jax.distributed import mesh, spec
 from backends.jax.gradient import loss_and_gradient
+from backends.jax.ops import OPS
 from backends.jax.program import Program
 from backends.jax.samples import axes, of_step
 from backends.task import Context
@@ -76,6 +77,7 @@ def _steps(
         "losses": jnp.zeros((capacity, len(program.trained)), program.dtype),
         "ok": jnp.ones(capacity, jnp.bool_),
         "evaluations": jnp.zeros(capacity, jnp.int64),
+        **{name: jnp.zeros(capacity) for name in program.readings},
     }
 
     def going_on(carry: tuple[Tree, Tree, Array, Array]) -> Array:
@@ -85,10 +87,12 @@ def _steps(
         state, rows, i, _ = carry
         knobs = dict(zip(program.columns, table[i], strict=True))
         constants = {k.removeprefix("task/"): v for k, v in knobs.items() if k.startswith("task/")}
-        context = Context(program.numbers(constants), state["aux"], (seed, start + i))
-        batches = of_step(fixed, stacked, i)
+        # A line search compares losses of one sample: its noise changes with the samples, not with the step.
+        count = start + i if program.stage is None else stamps[i].astype(jnp.int64)
+        context = Context(program.numbers(constants), state["aux"], (seed, count))
         advance = _first_order if program.stage is None else _quasi_newton
-        state, row = advance(program, state, program.numbers(knobs), constants, context, batches, stamps[i])
+        given = of_step(fixed, stacked, i), tuple(stacked), stamps[i]
+        state, row = advance(program, state, program.numbers(knobs), constants, context, *given)
         ended = row.pop("ended")
         return state, {k: rows[k].at[i].set(row[k]) for k in rows}, i + 1, ended
 
@@ -104,20 +108,30 @@ def _first_order(
     constants: Tree,
     context: Context,
     batches: Mapping[str, Any],
+    drawn: tuple[str, ...],
     stamp: Array,
 ) -> tuple[Tree, Tree]:
-    """One step; where loss or gradient is not finite, the state as it was."""
-    losses, gradient, aux = loss_and_gradient(program, state["params"], _weights(knobs), context, batches)
-    ok = _finite(losses) & jnp.all(jnp.stack([_finite(g) for g in gradient.values()]))
+    """One step; where loss or gradient is not finite, the state as it was (but for the loss scale of float16)."""
+    scaled = program.compute == "float16"
+    scale = {part: state["optimizer"][part] for part in scaling.PARTS} if scaled else {}
+    losses, gradient, aux = loss_and_gradient(
+        program, state["params"], _weights(knobs), context, batches, drawn=drawn, scale=scale.get(scaling.SCALE)
+    )
+    losses_ok, gradient_ok = _finite(losses), jnp.all(jnp.stack([_finite(g) for g in gradient.values()]))
+    ok = fine = losses_ok & gradient_ok
     free, held = program.split(state["params"])
     if "clip" in knobs:
         gradient = first_order.clipped(gradient, knobs["clip"])
-    direction, optimizer = first_order.direction(program.method, gradient, state["optimizer"], free, knobs)
-    free = {name: value - knobs["lr"] * direction[name] for name, value in free.items()}
-    new = {"params": {**held, **free}, "aux": aux, "optimizer": optimizer, "constants": constants}
-    state = jax.tree.map(lambda new, old: jnp.where(ok, new, old), new, state)
+    own = {part: value for part, value in state["optimizer"].items() if part not in scale}
+    free, optimizer = update.moved(program, gradient, own, free, knobs)
+    new = {"params": {**held, **free}, "aux": aux, "optimizer": {**optimizer, **scale}, "constants": constants}
+    state = jax.tree.map(lambda new, old: jnp.where(fine, new, old), new, state)
+    if scaled:
+        ok, judged = scaling.judged(OPS, scale, losses_ok, gradient_ok)
+        state["optimizer"] |= judged
     one = jnp.ones((), jnp.int64)
-    return state, {"losses": losses, "ok": ok, "evaluations": one, "ended": one * quasi.GOING_ON}
+    readings = {name: state["optimizer"][name].astype(jnp.float64) for name in program.readings}
+    return state, {"losses": losses, "ok": ok, "evaluations": one, "ended": one * quasi.GOING_ON, **readings}
 
 
 def _quasi_newton(
@@ -127,6 +141,7 @@ def _quasi_newton(
     constants: Tree,
     context: Context,
     batches: Mapping[str, Any],
+    drawn: tuple[str, ...],
     stamp: Array,
 ) -> tuple[Tree, Tree]:
     """One iteration. `aux` stays as it is: the loss must be a function of the parameters alone."""
@@ -135,7 +150,7 @@ def _quasi_newton(
     weights = _weights(knobs)
 
     def value_and_gradient(free: Tree) -> tuple[Array, Tree]:
-        return loss_and_gradient(program, {**held, **free}, weights, context, batches)[:2]
+        return loss_and_gradient(program, {**held, **free}, weights, context, batches, drawn=drawn)[:2]
 
     free, optimizer, losses, evaluations, ended = quasi_newton.update(
         program.stage, value_and_gradient, state["optimizer"], free, weights, context.constants, stamp

@@ -14,6 +14,7 @@ from backends.errors import UserError
 from backends.spec import Precision
 
 DTYPES: Mapping[Precision, torch.dtype] = {"float32": torch.float32, "float64": torch.float64}
+HALVES: Mapping[str | None, torch.dtype] = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def resolve_device(name: str) -> str:

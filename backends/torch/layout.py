@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -22,9 +22,10 @@ class Layout:
     entries: tuple[tuple[str, tuple[int, ...]], ...]
 
     @classmethod
-    def of(cls, params: Mapping[str, NDArray[Any]]) -> Layout:
-        """Of those parameters that are trained. Raises UserError where there are none."""
-        names = sorted(name for name in params if trainable(name))
+    def of(cls, params: Mapping[str, NDArray[Any]], frozen: Collection[str] = ()) -> Layout:
+        """Of those parameters that are trained: all but `frozen`, and ones that never are. Raises UserError where
+        there are none."""
+        names = sorted(name for name in params if trainable(name) and name not in frozen)
         if not names:
             raise UserError("the task has no parameter that could be trained", path="network")
         return cls(tuple((name, tuple(np.shape(params[name]))) for name in names))

@@ -6,10 +6,11 @@ while a graph is recorded.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from functools import reduce
-from operator import add
+from operator import add, mul
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ import torch
 from backends.errors import UserError
 from backends.protocol import World
 from backends.task import Context, Task, Term
+from backends.torch.device import default_dtype
 from backends.torch.layout import Layout
 from backends.torch.ops import OPS
 from backends.torch.process_group import total
@@ -60,6 +62,10 @@ class Objective:
     layout: Layout
     row: Row
     world: World
+    reaches: tuple[frozenset[str] | None, ...] = ()
+    """Per term the parameters that its gradient reaches; None: all."""
+    compute: torch.dtype | None = None
+    """Half precision of network and derivatives."""
 
     def add(
         self,
@@ -70,12 +76,13 @@ class Objective:
         seed: Tensor,
         samples: Mapping[str, tuple[Tensors, int]],
         each: bool = False,
+        scale: Sequence[Tensor] = (),
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """([losses, gradient] flat, new aux) of these samples: their share in the means over all workers' samples.
 
         samples: per batch its columns, and how many samples it has on this worker in all passes together. With `each`
         the gradient of every term by itself, not weighted, one after the other: what is not finite in one stays out of
-        the others, which weights of zero would not achieve.
+        the others, which weights of zero would not achieve. The gradient is that of the loss times `scale`.
         """
         knobs = self.row.knobs(row, x.dtype)
         constants = {k.removeprefix("task/"): v for k, v in knobs.items() if k.startswith("task/")}
@@ -85,16 +92,30 @@ class Objective:
             found: dict[str, Tensor] = {}
             for batch, (columns, count) in samples.items():
                 context = Context(constants, aux, key)
-                means = term_means(self.task, self.terms, {**frozen, **free}, batch, columns, context, count)
+                half = None if each else self.compute
+                means = term_means(self.task, self.terms, {**frozen, **free}, batch, columns, context, count, half)
                 found |= {name: value / self.world.size for name, value in means.items()}
                 aux = {**aux, **updated(aux, context.updates)}
             if each:
-                sums = [[found[t.name]] if t.name in found else [] for t in self.terms]
+                sums = [([found[t.name]] if t.name in found else [], r) for t, r in self._reaching()]
+                slopes = [g for terms, reach in sums for g in _slopes(terms, free, reach).values()]
             else:
-                sums = [[knobs[f"weight/{name}"] * value for name, value in found.items()]]
-            slopes = [g for total_ in sums for g in _slopes(total_, list(free.values()))]
+                weighted = {name: knobs[f"weight/{name}"] * value for name, value in found.items()}
+                slopes = list(self._together(weighted, free, scale).values())
         losses = torch.stack([found[t.name].detach() if t.name in found else x.new_zeros(()) for t in self.terms])
         return torch.cat([losses, *(g.reshape(-1) for g in slopes)]), dict(aux)
+
+    def _reaching(self) -> list[tuple[Term, frozenset[str] | None]]:
+        return list(zip(self.terms, self.reaches or [None] * len(self.terms), strict=True))
+
+    def _together(self, weighted: Tensors, free: Tensors, scale: Sequence[Tensor]) -> dict[str, Tensor]:
+        """The gradient of all terms, by parameter: one backward pass for all that reach the same parameters."""
+        whole: dict[str, Tensor] = {}
+        for reach in dict.fromkeys(r for _, r in self._reaching()):
+            chosen = [weighted[t.name] for t, r in self._reaching() if r == reach and t.name in weighted]
+            found = _slopes(chosen, free, reach, scale)
+            whole = {name: whole[name] + g for name, g in found.items()} if whole else found
+        return whole
 
     def over_workers(self, flat: Tensor, aux: Tensors, before: Tensors) -> tuple[Tensor, dict[str, Tensor]]:
         """The sum of [losses, gradient] over all workers, and the mean of aux that changed, through one buffer."""
@@ -109,19 +130,36 @@ class Objective:
 
 
 def term_means(
-    task: Task, terms: Iterable[Term], params: Tensors, batch: str, columns: Tensors, context: Context, count: int
+    task: Task,
+    terms: Iterable[Term],
+    params: Tensors,
+    batch: str,
+    columns: Tensors,
+    context: Context,
+    count: int,
+    compute: torch.dtype | None = None,
 ) -> dict[str, Tensor]:
-    """Of those `terms` that `batch` gives: the sum over these samples (residuals squared) divided by `count`."""
+    """Of those `terms` that `batch` gives: the sum over these samples (residuals squared) divided by `count`.
+
+    With `compute` the task sees everything in that precision, and what it gives is squared and summed in that of the
+    parameters.
+    """
     samples = next(iter(columns.values())).shape[0]
-    values = task.per_sample(OPS, params, batch, columns, context)
+    dtype = next(p.dtype for p in params.values() if p.is_floating_point())
+    given = params, columns, context
+    if compute is not None:
+        halves = replace(context, constants=_low(context.constants, compute), aux=_low(context.aux, compute))
+        given = _low(params, compute), _low(columns, compute), halves
+    with default_dtype(compute) if compute else nullcontext():
+        values = task.per_sample(OPS, given[0], batch, *given[1:])
     out = {}
     for term in terms:
         if term.batch == batch:
             if term.name not in values:
                 raise UserError(f"the task gives no values of its term {term.name!r} for the batch {batch!r}")
-            parts = _parts(term.name, values[term.name], samples, task.reduced(batch))
+            parts = [p.to(dtype) for p in _parts(term.name, values[term.name], samples, task.reduced(batch))]
             squared = [p * p if term.kind == "residual" else p for p in parts]
-            out[term.name] = reduce(add, (p if p.ndim == 0 else torch.sum(p) / count for p in squared))
+            out[term.name] = reduce(add, (_share(p, samples, count) for p in squared))
     return out
 
 
@@ -155,10 +193,26 @@ def _parts(name: str, value: Any, samples: int, reduced: bool) -> tuple[Tensor, 
     return parts
 
 
-def _slopes(terms: list[Tensor], leaves: list[Tensor]) -> list[Tensor]:
-    """The gradient of the sum, zero where it does not depend on a parameter."""
+def _share(value: Tensor, samples: int, count: int) -> Tensor:
+    """What values, or their mean that a term took itself, add to the mean over `count` samples."""
+    if value.ndim:
+        return torch.sum(value) / count
+    return value if samples == count else value * (samples / count)
+
+
+def _low(tensors: Tensors, dtype: torch.dtype) -> dict[str, Tensor]:
+    return {name: x.to(dtype) if x.is_floating_point() else x for name, x in tensors.items()}
+
+
+def _slopes(
+    terms: Sequence[Tensor], free: Tensors, reach: frozenset[str] | None, scale: Sequence[Tensor] = ()
+) -> dict[str, Tensor]:
+    """The gradient of the sum (times `scale`), zero where it depends on no parameter or must not reach it."""
     moving = [t for t in terms if t.requires_grad]
-    if not moving:
-        return [torch.zeros_like(leaf) for leaf in leaves]
-    slopes = torch.autograd.grad(reduce(add, moving), leaves, allow_unused=True, retain_graph=True)
-    return [torch.zeros_like(leaf) if g is None else g for leaf, g in zip(leaves, slopes, strict=True)]
+    wanted = [name for name in free if reach is None or name in reach] if moving else []
+    found: dict[str, Tensor] = {}
+    if wanted:
+        total_ = reduce(mul, scale, reduce(add, moving))
+        slopes = torch.autograd.grad(total_, [free[n] for n in wanted], allow_unused=True, retain_graph=True)
+        found = {name: g for name, g in zip(wanted, slopes, strict=True) if g is not None}
+    return {name: found[name] if name in found else torch.zeros_like(leaf) for name, leaf in free.items()}

@@ -154,6 +154,10 @@ class TorchOps:
         return x.to(torch.int64) if isinstance(x, Tensor) else torch.full((), int(x), dtype=torch.int64)
 
     @staticmethod
+    def to_float32(x: Array) -> Tensor:
+        return x.to(torch.float32) if isinstance(x, Tensor) else torch.full((), float(x), dtype=torch.float32)
+
+    @staticmethod
     def stop_gradient(x: Array) -> Array:
         return x.detach() if isinstance(x, Tensor) else x
 

@@ -9,18 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 
+from backends import scaling
+from backends.groups import Grouping
 from backends.randomness import digest
-from backends.stages import Stage
+from backends.stages import FIRST_ORDER, Stage
 from backends.torch.device import own_generator
-from backends.torch.first_order import clipped, optimizer
+from backends.torch.first_order import clipped
 from backends.torch.objective import Objective
+from backends.torch.ops import OPS
 from backends.torch.samples import Batch, columns
 from backends.torch.state import State
 from backends.torch.tracing import Functions, Traced, leaves
+from backends.torch.update import Update
 
 Tensor = torch.Tensor
 Tree = Any
@@ -47,6 +52,8 @@ class Work:
     aux: dict[str, Tensor]
     """What passes hand on to each other, where there are some."""
     seed: Tensor
+    scale: list[Tensor]
+    """What the loss is multiplied by for the backward pass; none but in float16 stages."""
     passes: list[Group]
     rest: Group
 
@@ -72,13 +79,22 @@ class Program:
     functions: Functions
     dtype: torch.dtype
     seed: int
+    grouping: Grouping
     compiled: bool
     probes_compiled: bool
 
+    @cached_property
+    def update(self) -> Update:
+        """The optimizers of a first-order stage."""
+        assert isinstance(self.stage, FIRST_ORDER)
+        return Update(self.stage, self.objective.layout, self.grouping)
+
     def train(self, state: State, batches: Sequence[Batch], rows: Tensor) -> Tensor:
-        """First-order steps, one per row of knobs, written into `state`. Returns [steps, losses and ok]."""
+        """First-order steps, one per row of knobs, written into `state`. Returns [steps, losses and ok] and, where the
+        loss is scaled, scale and number of skipped steps behind them."""
         terms = len(self.objective.terms)
-        out = rows.new_empty((len(rows), -(-(terms + 1) // 4) * 4), dtype=self.dtype)
+        width = terms + (3 if self.update.scaled else 1)
+        out = rows.new_empty((len(rows), -(-width // 4) * 4), dtype=self.dtype)
         lines, outs = torch.unbind(rows, 0), torch.unbind(out, 0)
         work = self.work(state, batches, self.objective.layout.size + terms)
         passes, last = self.passes(work, lines[0]), self._last(work, lines[0], outs[0])
@@ -94,7 +110,7 @@ class Program:
                 for one in passes:
                     one(i, line)
                 last(i, line, outs[i])
-        return out[:, : terms + 1]
+        return out[:, :width]
 
     def work(self, state: State, batches: Sequence[Batch], width: int) -> Work:
         """The buffers of one dispatch, and its batches by call; `width` numbers are accumulated."""
@@ -117,6 +133,7 @@ class Program:
             [state.x.new_zeros(width)] if cut else [],
             {k: v.clone() for k, v in state.aux.items()} if cut else {},
             torch.tensor(self.seed, device=state.x.device),
+            [state.optimizer[scaling.SCALE]] if scaling.SCALE in state.optimizer else [],
             passes,
             rest,
         )
@@ -126,9 +143,10 @@ class Program:
 
         def accumulating(counts: dict[str, int]) -> Any:
             def accumulate(
-                x: Tensor, frozen: Tree, acc: Tree, aux: Tree, seed: Tensor, fixed: Tree, row: Tensor, now: Tree
-            ) -> Tree:
-                flat, new = self._contribution(counts, each, x, frozen, aux, seed, fixed, row, now)
+                x: Tensor, frozen: Tree, acc: Tree, aux: Tree, seed: Tensor, scale: Tree, fixed: Tree, row: Tensor,
+                now: Tree,
+            ) -> Tree:  # fmt: skip
+                flat, new = self._contribution(counts, each, x, frozen, aux, seed, scale, fixed, row, now)
                 acc[0].add_(flat)
                 write(aux, new)
                 return ()
@@ -138,7 +156,7 @@ class Program:
         found = []
         for group in work.passes:
             (batch,) = group.counts
-            head = (work.x, work.state.frozen, work.acc, work.aux, work.seed, group.fixed)
+            head = (work.x, work.state.frozen, work.acc, work.aux, work.seed, work.scale, group.fixed)
             what = "probe" if each else "pass"
             found.append(self.bound(what, accumulating(group.counts), head, (row,), group, batch))
         return found
@@ -157,7 +175,7 @@ class Program:
             row: Tensor,
             now: Tree,
         ) -> Tree:
-            flat, new = self._contribution(work.rest.counts, each, x, frozen, start or aux, seed, fixed, row, now)
+            flat, new = self._contribution(work.rest.counts, each, x, frozen, start or aux, seed, [], fixed, row, now)
             return self.objective.over_workers(flat + acc[0] if acc else flat, new, aux)
 
         head = (work.x, work.state.frozen, work.state.aux, work.acc, work.aux, work.seed, work.rest.fixed)
@@ -165,28 +183,38 @@ class Program:
 
     def _last(self, work: Work, row: Tensor, out: Tensor) -> Bound:
         """The rest of a first-order step: gradient, guard, clipping, optimizer."""
-        objective, terms = self.objective, len(self.objective.terms)
-        first_order = optimizer(self.stage, objective.layout)
+        objective, terms, update = self.objective, len(self.objective.terms), self.update
 
         def last(
             x: Tensor, frozen: Tree, aux: Tree, parts: Tree, constants: Tree, acc: Tree, start: Tree, seed: Tensor,
             fixed: Tree, row: Tensor, out: Tensor, now: Tree,
         ) -> Tree:  # fmt: skip
-            flat, new_aux = self._contribution(work.rest.counts, False, x, frozen, start or aux, seed, fixed, row, now)
+            scale = {name: parts[name] for name in scaling.PARTS} if update.scaled else {}
+            factor = [scale[scaling.SCALE]] if scale else []
+            flat, new_aux = self._contribution(
+                work.rest.counts, False, x, frozen, start or aux, seed, factor, fixed, row, now
+            )
             flat, new_aux = objective.over_workers(flat + acc[0] if acc else flat, new_aux, aux)
             losses, g, ok = flat[:terms], flat[terms:], torch.isfinite(flat).all()
+            g = g / factor[0] if factor else g
             knobs = objective.row.knobs(row, x.dtype)
             g = clipped(g, knobs["clip"]) if "clip" in knobs else g
-            direction, new_parts = first_order.direction(g, x, parts, knobs)
-            new_x = x - knobs["lr"] * direction
+            own = {name: value for name, value in parts.items() if name not in scale}
+            new_x, new_parts = update.moved(g, x, own, knobs)
             for old, new in ((constants, objective.row.part(row, "task/")), (x, new_x)):
                 old.copy_(torch.where(ok, new, old))
-            write(parts, new_parts, ok)
+            write(own, new_parts, ok)
             write(aux, new_aux, ok)
+            said = [losses, ok.to(x.dtype)[None]]
+            if scale:
+                sound, judged = scaling.judged(OPS, scale, torch.isfinite(losses).all(), torch.isfinite(g).all())
+                more = [judged[name].to(x.dtype)[None] for name in (scaling.SCALE, scaling.SKIPPED)]
+                said = [losses, sound.to(x.dtype)[None], *more]
+                write(scale, judged)
             for accumulated in acc:
                 accumulated.zero_()
             write(start, aux)
-            out.copy_(torch.cat([losses, ok.to(x.dtype)[None], x.new_zeros(len(out) - terms - 1)]))
+            out.copy_(torch.cat([*said, x.new_zeros(len(out) - sum(len(part) for part in said))]))
             return ()
 
         s = work.state
@@ -195,7 +223,8 @@ class Program:
 
     def bound(self, what: str, fn: Any, head: Tree, middle: tuple[Tensor, ...], group: Group, batch: str = "") -> Bound:
         """`fn` recorded for these arguments and those of the group's first step."""
-        key = (what, batch, self.stage.method, self.objective.row, tuple(group.counts.items()))
+        half = None if what == "probe" else self.objective.compute
+        key = (what, batch, self.stage.method, half, self.objective.row, tuple(group.counts.items()))
         name = "/".join(filter(None, (what, self.stage.name, batch)))
         compiled = self.probes_compiled if what == "probe" else self.compiled
         traced = self.functions.get(name, key, fn, (*head, *middle, group.now[0]), self.dtype, compiled)
@@ -208,11 +237,11 @@ class Program:
         torch.manual_seed(digest("module", self.seed, step, rank, bits=56))
 
     def _contribution(
-        self, counts: dict[str, int], each: bool, x: Tensor, frozen: Tree, aux: Tree, seed: Tensor, fixed: Tree,
-        row: Tensor, now: Tree,
+        self, counts: dict[str, int], each: bool, x: Tensor, frozen: Tree, aux: Tree, seed: Tensor, scale: Tree,
+        fixed: Tree, row: Tensor, now: Tree,
     ) -> tuple[Tensor, dict[str, Tensor]]:  # fmt: skip
         samples = {name: (columns(fixed[name], now[name]), n) for name, n in counts.items()}
-        return self.objective.add(x, frozen, aux, row, seed, samples, each)
+        return self.objective.add(x, frozen, aux, row, seed, samples, each, () if each else scale)
 
 
 def write(into: dict[str, Tensor], new: dict[str, Tensor], ok: Tensor | None = None) -> None:

@@ -57,6 +57,7 @@ class Holder:
     task: Task
     world: World
     device: str
+    accumulate: int = 1
     _key: tuple[Any, ...] = ()
     _feed: Feed | None = None
     _fixed: dict[str, list[Tensors]] = field(default_factory=dict)
@@ -81,6 +82,8 @@ class Holder:
             rows = self._rows(name, whole)
             samples = rows.stop - rows.start
             asked = None if self.task.reduced(name) else self.task.chunk(name)
+            if self.accumulate > 1 and stacked:
+                asked = samples // self.accumulate
             size = chunk_size(samples, asked, self.task.width(name), dtype.itemsize, self.device, per_call=True)
             passes = samples // size
             tensors = {k: put(v if picks else v[rows], dtype, self.device) for k, v in mine.items()}
