@@ -19,10 +19,14 @@ _HOME = {
     "RunResult": "orchestrator.result",
     "run": "orchestrator.runs",
     "resume": "orchestrator.resuming",
+    "check": "orchestrator.smoke",
     "export": "orchestrator.exporting",
     "find": "orchestrator.folder",
     "history": "orchestrator.result",
     "predict": "orchestrator.predictions",
+    "compare": "orchestrator.comparison",
+    "Comparison": "orchestrator.comparison",
+    "new": "orchestrator.scaffold",
     "compare_backends": "orchestrator.agree",
     "Ask": "orchestrator.hooks",
     "Moment": "orchestrator.hooks",
@@ -42,6 +46,7 @@ _RENAMED = {"compare_backends": "compare"}
 
 __all__ = [
     "Ask",
+    "Comparison",
     "ConfigError",
     "Experiment",
     "Moment",
@@ -54,12 +59,15 @@ __all__ = [
     "RunResult",
     "UserError",
     "__version__",
+    "check",
+    "compare",
     "compare_backends",
     "export",
     "find",
     "hard",
     "history",
     "loss",
+    "new",
     "predict",
     "residual",
     "resume",
@@ -71,6 +79,7 @@ if TYPE_CHECKING:
     from backends.networks import Network
     from backends.problem import Problem, hard, loss, residual
     from orchestrator.agree import compare as compare_backends
+    from orchestrator.comparison import Comparison, compare
     from orchestrator.config import Experiment
     from orchestrator.exporting import export
     from orchestrator.folder import find
@@ -79,6 +88,8 @@ if TYPE_CHECKING:
     from orchestrator.result import RunResult, history
     from orchestrator.resuming import resume
     from orchestrator.runs import run
+    from orchestrator.scaffold import new
+    from orchestrator.smoke import check
 
 
 def __getattr__(name: str) -> Any:

@@ -115,6 +115,23 @@ def show_agreement(outcome: Mapping[str, Any], *, as_json: bool) -> None:
     out.print(table)
 
 
+def show_checks(problems: Sequence[Any], parts: Mapping[str, Sequence[Any]], *, smoke: bool, as_json: bool) -> None:
+    """What `check` found: problems (told by the error that ends it) and, after `--smoke`, each file's parts."""
+    if as_json:
+        found = {"ok": not problems, "problems": [p.__dict__ for p in problems]}
+        if smoke:
+            found["smoke"] = {file: [p.__dict__ for p in tried] for file, tried in parts.items()}
+            found["ok"] = found["ok"] and all(p.state != "failed" for tried in parts.values() for p in tried)
+        typer.echo(json.dumps(found))
+        return
+    out = console(stderr=False)
+    for file, tried in parts.items() if smoke else ():
+        table = tabular(out, "part", "state", "s", "message", title=str(file), right=("s",))
+        for part in tried:
+            table.add_row(part.part, part.state, f"{part.seconds:.1f}", part.message)
+        out.print(table)
+
+
 def show_runs(runs: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
     """A line per run."""
     if as_json:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,25 +15,31 @@ from orchestrator.cli.app import NONE, File, Json, Set, app
 def check(
     files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Experiment files.", show_default=False)],
     set: Set = NONE,
+    smoke: Annotated[
+        bool, typer.Option("--smoke", help="Try every part too: steps, evaluation, figure, checkpoint, tracker.")
+    ] = False,
     json_: Json = False,
 ) -> None:
     """Validate experiment files; nothing is run. All mistakes at once, with file, line and column."""
-    from orchestrator.runs import checked
+    from orchestrator.printing import show_checks
+    from orchestrator.smoke import Part
+    from orchestrator.smoke import check as tried
 
     problems: list[Any] = []
+    parts: dict[str, list[Part]] = {}
     for file in files:
         try:
-            checked(file, list(set))
-            if not json_:
+            parts[str(file)] = tried(file, list(set), smoke=smoke)
+            if not json_ and not smoke:
                 typer.echo(f"{file}: ok")
         except ConfigError as error:
             problems += error.problems
-    if json_:
-        typer.echo(json.dumps({"ok": not problems, "problems": [p.__dict__ for p in problems]}))
-        if problems:
-            raise typer.Exit(2)
-    elif problems:
+    failed = any(part.state == "failed" for found in parts.values() for part in found)
+    show_checks(problems, parts, smoke=smoke, as_json=json_)
+    if problems and not json_:
         raise ConfigError(problems)
+    if problems or failed:
+        raise typer.Exit(2 if problems else 3)
 
 
 @app.command()
