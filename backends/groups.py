@@ -71,6 +71,10 @@ class Grouping:
     def of(cls, groups: Groups, names: Iterable[str], terms: Sequence[Term] = ()) -> Grouping:
         """The grouping of parameters called `names`. Raises UserError where groups, names and terms do not fit."""
         check_terms(groups, terms)
+        if REST in groups:
+            raise UserError(
+                f"{REST!r} is what the parameters without a group are called; take another name", path=f"groups.{REST}"
+            )
         if not groups:
             return cls()
         names = sorted(n for n in names if trainable(n))

@@ -95,7 +95,13 @@ def _child(name: str, folder: str) -> None:
     feed = made.task.feed(experiment.seed)
     trained = [t.name for t in made.task.terms if t.trained]
     weighting = Weighting.of(experiment.weights, trained, experiment.seed)
-    knobs = Knobs(initial(made.task, weighting.weights), weighting.plans, experiment.clip, task=made.task)
+    knobs = Knobs(
+        initial(made.task, weighting.weights),
+        weighting.plans,
+        experiment.clip,
+        groups=experiment.groups,
+        task=made.task,
+    )
     state = backend.init(experiment.seed)
     row = knobs.table(stage, 0, 0, 1)[0]
     gradient = backend.probe(state, frozenset({"gradient"}), feed, 0, row)["gradient"]

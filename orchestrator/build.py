@@ -6,9 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from backends.errors import UserError, nearest
+from backends.groups import Grouping, check_stages, check_terms
 from backends.networks.custom import CustomNetwork
 from backends.networks.vae import VaeNetwork
 from backends.own_code import load as load_own
+from backends.points import PointFeed
+from backends.protocol import precision_of
+from backends.randomness import generator
 from backends.task import Parts, Task
 from backends.weighting import check as check_weights
 from orchestrator.callbacks import CustomCallback, Ramp
@@ -56,6 +60,7 @@ def check(experiment: Experiment, folder: Path) -> Task:
         except UserError as error:
             raise UserError(str(error), path="network.target") from error
     _best_exists(experiment, task)
+    _trains(experiment, task)
     return task
 
 
@@ -67,6 +72,46 @@ def _fits(experiment: Experiment) -> None:
         if is_vae_network:
             raise UserError(f"the network 'vae' belongs to the task 'vae', not to {kind!r}", path="network.kind")
         raise UserError("the task 'vae' needs `network: {kind: vae, …}`, an encoder and a decoder", path="network.kind")
+
+
+def _trains(experiment: Experiment, task: Task) -> None:
+    """How parameters are trained must suit stages, terms and samples."""
+    check_stages(experiment.groups, experiment.stages, task.terms)
+    if isinstance(experiment.network, CustomNetwork):  # only its framework knows its parameters
+        check_terms(experiment.groups, task.terms)
+    elif experiment.groups:
+        Grouping.of(experiment.groups, task.init(generator(experiment.seed, "init")), task.terms)
+    for i, stage in enumerate(experiment.stages):
+        if getattr(stage, "compute", None) and precision_of(stage, experiment.precision) == "float64":
+            raise UserError(
+                "half precision keeps its parameters in float32, and the file says `precision: float64`; give this "
+                "stage `precision: float32`, or remove `compute`",
+                path=f"stages.{i}.compute",
+            )
+    if experiment.accumulate > 1:
+        _accumulates(task.feed(experiment.seed), experiment)
+
+
+def _accumulates(feed: Any, experiment: Experiment) -> None:
+    """Only minibatches can be accumulated, and no more of them than there are rows."""
+    if isinstance(feed, PointFeed):
+        raise UserError(
+            "point sets are not accumulated: a step reads all of a set, and `chunk` of a set (`points: {pde: {count: "
+            "…, chunk: …}}`) cuts it into passes with the memory of one; remove `accumulate`",
+            path="accumulate",
+        )
+    rows, batch = getattr(feed, "rows", None), getattr(feed, "batch", 0)
+    if rows is not None and batch is None:
+        raise UserError(
+            f"every step reads all {rows} training rows, so there are no minibatches to accumulate; give `data.batch`",
+            path="accumulate",
+        )
+    if rows is not None and batch * experiment.accumulate > rows:
+        raise UserError(
+            f"{experiment.accumulate} minibatches of {batch} are more than the {rows} training rows; take at most "
+            f"{rows // batch}",
+            path="accumulate",
+        )
 
 
 def _best_exists(experiment: Experiment, task: Task) -> None:

@@ -14,6 +14,7 @@ from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, Positi
 from pydantic_core import PydanticCustomError
 
 from backends.data import DataSpec
+from backends.groups import Group
 from backends.networks import NetworkSpec
 from backends.networks.mlp import MLP
 from backends.periods import Period
@@ -25,6 +26,7 @@ from orchestrator.callbacks import CallbackSpec
 from orchestrator.tracking import Tracking
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+GroupName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,39}$")]
 
 
 class PointSets(Leaf):
@@ -126,6 +128,12 @@ class Experiment(Leaf):
     """Weights of the loss terms."""
     clip: Clip | None = None
     """Gradient clipping in first-order stages."""
+    groups: dict[GroupName, Group] = Field(default_factory=dict)
+    """Parameters with a rate, rhythm or sign of their own, or not trained at all, by a name of your choice."""
+    accumulate: PositiveInt = 1
+    """Minibatches per optimizer step, one after the other: the numbers of a batch so many times larger."""
+    remat: bool = False
+    """Compute activations again in the backward pass instead of keeping them: less memory, about a third more time."""
     compile: Literal["auto", "always", "never"] = "auto"
     """torch: whether steps are compiled. auto: where the run is long enough to pay for it."""
     evaluate: Evaluate = Evaluate()

@@ -55,7 +55,7 @@ def _tree(experiment: Experiment, task: Task) -> dict[str, Any] | None:
         )
     tree = experiment.tree()
     for path, epochs in found.items():
-        _put(tree, path.split("."), epochs.steps(length))
+        _put(tree, path.split("."), epochs.steps(length / experiment.accumulate))
     return tree
 
 

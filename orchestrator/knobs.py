@@ -7,13 +7,14 @@ owns the knob that it names. Nothing here is compiled, so a change costs nothing
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from backends.errors import UserError, nearest
+from backends.groups import Group, Groups
 from backends.protocol import columns_of
 from backends.schedules import rates
 from backends.spec import Clip
@@ -21,6 +22,13 @@ from backends.stages import Stage
 from backends.task import Task
 from backends.weighting import Plan
 from orchestrator.callbacks import Ramp
+
+OF_GROUPS: Mapping[str, Callable[[Group, NDArray[np.float64], NDArray[np.int64]], NDArray[np.float64]]] = {
+    "lr": lambda group, rate, steps: rate * group.rate,
+    "sign": lambda group, rate, steps: np.full(len(steps), float(group.sign)),
+    "on": lambda group, rate, steps: (steps % group.every == group.offset).astype(np.float64),
+}
+"""The knobs of a group at the given steps, counted from the start of the run, from the stage's rates there."""
 
 
 @dataclass
@@ -30,6 +38,8 @@ class Knobs:
     values: dict[str, float]
     ramps: tuple[Plan, ...] = ()
     clip: Clip | None = None
+    groups: Groups = field(default_factory=dict, kw_only=True)
+    """Parameter groups: a rate, a sign and a rhythm of their own in first-order stages."""
     task: Task = field(kw_only=True)
     weighting: str = "fixed"
     """The kind of the strategy that writes `weight/*`."""
@@ -40,9 +50,12 @@ class Knobs:
         """[n, columns] for n steps from global step `step`, which is step `within` of the stage."""
         ramps = {r.knob: r for r in self.ramps}
         columns = []
-        for name in columns_of(stage, self.task, self.clip):
+        for name in columns_of(stage, self.task, self.clip, self.groups):
+            knob, _, group = name.partition("/")
             if name == "lr":
                 columns.append(rates(stage, within, n))
+            elif group in self.groups and knob in OF_GROUPS:
+                columns.append(OF_GROUPS[knob](self.groups[group], rates(stage, within, n), np.arange(step, step + n)))
             elif name == "clip" and self.clip is not None:
                 columns.append(np.full(n, self.clip.norm))
             elif name in ramps:
@@ -59,12 +72,12 @@ class Knobs:
 
     def named(self, stage: Stage, row: NDArray[np.float64]) -> dict[str, float]:
         """A row of the table, by name."""
-        return dict(zip(columns_of(stage, self.task, self.clip), row.tolist(), strict=True))
+        return dict(zip(columns_of(stage, self.task, self.clip, self.groups), row.tolist(), strict=True))
 
     def moving(self, knobs: Mapping[str, float]) -> dict[str, float]:
         """Those of `knobs` that may change while the run trains: what is worth a curve."""
         moved = {r.knob for r in self.ramps} | set(self.owners)
-        return {k: v for k, v in knobs.items() if k == "lr" or k.startswith("weight/") or k in moved}
+        return {k: v for k, v in knobs.items() if k == "lr" or k.startswith(("lr/", "weight/")) or k in moved}
 
     def set(self, changes: Mapping[str, float], asking: str) -> None:
         """Write values that a callback asked for. Raises UserError for unknown names and for another's knob."""

@@ -179,6 +179,7 @@ def _training_metrics(plan: Plan, live: Live, steps: Steps) -> dict[str, float]:
     metrics = {f"loss/{name}": value for name, value in losses.items()}
     metrics["loss"] = sum(knobs[f"weight/{name}"] * value for name, value in losses.items())
     metrics.update(plan.knobs.moving(knobs))
+    metrics.update({name: float(values[done - 1]) for name, values in steps.readings.items()})
     metrics["time/train_s"] = live.train_s
     metrics["time/steps_per_s"] = live.rate
     live.latest.update(metrics)

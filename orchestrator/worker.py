@@ -89,7 +89,14 @@ def ready(
     yardstick = Yardstick.of(task, experiment.evaluate.points)
     weighting = Weighting.of(experiment.weights, [t.name for t in task.terms if t.trained], experiment.seed)
     ramps = (*(c for c in experiment.callbacks if isinstance(c, Ramp)), *weighting.plans)
-    knobs = Knobs(initial(task, weighting.weights), ramps, experiment.clip, task=task, weighting=weighting.spec.kind)
+    knobs = Knobs(
+        initial(task, weighting.weights),
+        ramps,
+        experiment.clip,
+        groups=experiment.groups,
+        task=task,
+        weighting=weighting.spec.kind,
+    )
     callbacks = named(experiment.callbacks, folder.path)
     pieces = Pieces(made, feed, weighting, knobs, callbacks, folder, host.world, recorder)
     recorder.phase(f"compiling for {made.device}, usually 5 to 15 s the first time")

@@ -15,7 +15,7 @@ import pytest
 
 import backends
 from backends.ops import NumpyOps
-from backends.protocol import Settings, Steps, columns_of, of_gradients
+from backends.protocol import Settings, Steps, columns_of, drawn, of_gradients
 from backends.randomness import generator
 from backends.stages import Stage
 from backends.task import Batches, Columns, Context, Feed, Task, trained_terms
@@ -52,7 +52,10 @@ class NumpyBackend:
         self.calls.append((step, n))
         self.tables.append(np.array(knobs))
         stage = self.stages[state["stage"]]
-        names, draw = columns_of(stage, self.task, self.settings.clip), feed.take(step, n)
+        names, draw = (
+            columns_of(stage, self.task, self.settings.clip, self.settings.groups),
+            drawn(feed, step, n, self.settings.accumulate),
+        )
         terms = [t.name for t in trained_terms(self.task.terms)]
         losses, ok, evaluations, ended = np.zeros((n, len(terms))), np.ones(n, np.bool_), np.zeros(n, np.int64), ""
         state = {**state, "params": dict(state["params"])}

@@ -99,6 +99,11 @@ BASES: dict[str, Tree] = {
     "all adapt": poisson(points={"adapt": {"kind": "rad", "every": 4}, "pde": 24, "bc": 8}),
     "burgers": poisson(task={"kind": "burgers"}, points={"pde": 24, "ic": 8, "bc": 8}),
     "inverse": poisson(task={"kind": "inverse_heat"}, points={"pde": 24}),
+    **{
+        kind: poisson(task={"kind": kind}, points={"pde": 24})
+        for kind in ("heat", "wave", "advection", "helmholtz", "diffusion_reaction", "allen_cahn", "kdv", "kovasznay")
+    },
+    "cooled": poisson(task={"kind": "heat", "boundary": "robin"}, points={"pde": 24}),
     "modified": poisson(network={"kind": "modified_mlp", "width": 4, "depth": 2}),
     "fourier": poisson(network={"kind": "mlp", "width": 4, "depth": 1, "features": {"count": 4}}),
     "own network": poisson(network={"kind": "custom", "target": "own.py:Wide", "width": 4, "depth": 1}),
@@ -135,6 +140,8 @@ BASES: dict[str, Tree] = {
             },
         },
     ),
+    "groups": poisson(groups={"first": {"params": ["w0"]}}),
+    "rhythm": poisson(groups={"first": {"params": ["w0"], "every": 2}}),
     "clip": poisson(clip={"norm": 1.0}),
     "best": poisson(checkpoint={"every": 100, "keep": 1, "best": "validation/bc"}, evaluate={"every": 1, "points": 20}),
     "stops": poisson(
@@ -165,6 +172,22 @@ CASES: list[tuple[str, str, Any, str]] = [
     ("inverse", "task.guess", 0.3, "arrays"),
     ("inverse", "task.noise", 0.5, "records"),
     ("inverse", "task.measurements", 37, "records"),
+    ("heat", "task.boundary", "neumann", "records"),
+    *[
+        ("heat", f"task.{name}", value, "records")
+        for name, value in (("diffusivity", 0.3), ("length", 2.0), ("mode", 2))
+    ],
+    *[("cooled", f"task.{name}", 0.5, "records") for name in ("exchange", "ambient")],
+    *[(kind, "task.speed", 3.0, "records") for kind in ("wave", "advection")],
+    ("advection", "task.end", 2.0, "records"),
+    *[
+        ("helmholtz", f"task.{name}", value, "records")
+        for name, value in (("k", 2.0), ("a1", 2), ("a2", 3), ("low", 0))
+    ],
+    *[(kind, "task.diffusivity", 0.5, "records") for kind in ("diffusion_reaction", "allen_cahn")],
+    ("allen_cahn", "task.rate", 4.0, "records"),
+    ("kdv", "task.dispersion", 0.03, "records"),
+    ("kovasznay", "task.reynolds", 40.0, "records"),
     ("digits", "task.likelihood", "bernoulli", "records"),
     ("own task", "task.target", "own.py:Two", "records"),
     ("diabetes", "task", {"kind": "regression"}, "nothing"),
@@ -250,6 +273,15 @@ CASES: list[tuple[str, str, Any, str]] = [
     ("fixed", "weights", {"kind": "relobralo", "every": 2}, "records"),
     ("poisson", "clip", {"norm": 1.0}, "knobs"),
     ("clip", "clip.norm", 2.0, "knobs"),
+    # groups, memory
+    ("groups", "groups.first.params", ["w1"], "settings"),
+    ("groups", "groups.first.rate", 0.5, "knobs"),
+    ("groups", "groups.first.every", 2, "knobs"),
+    ("rhythm", "groups.first.offset", 1, "knobs"),
+    ("groups", "groups.first.sign", -1, "knobs"),
+    ("groups", "groups.first.freeze", True, "knobs"),
+    *[(base, "accumulate", 2, "records") for base in ("digits", "diabetes")],
+    ("poisson", "remat", True, "settings"),
     # what is measured, kept and drawn
     ("poisson", "evaluate.every", 10, "records"),
     ("in epochs", "evaluate.every", "0.5 epochs", "records"),
