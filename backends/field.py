@@ -1,9 +1,10 @@
 """What a residual reads: values and derivatives of the fields by name, coordinates, columns, unknown constants.
 
 `f("u", "u_xx", "x", "kappa")` in the order asked for, `f.d("u", "x", "x")`, `f.laplacian("u")` (over all coordinates
-but time), `f.ends("u")` at both ends of a periodic coordinate, and functions through `f.ops`. Everything is one
-value per sample. `Field` understands the names; its subclasses say where the numbers come from: the network
-(`NetworkField`), a numpy function (`backends.finite_difference`), nowhere yet (`backends.recorder`).
+but time), `f.normal("u")` along the outward normal of a boundary, `f.ends("u")` at both ends of a periodic coordinate,
+and functions through `f.ops`. Everything is one value per sample. `Field` understands the names; its subclasses say
+where the numbers come from: the network (`NetworkField`), a numpy function (`backends.finite_difference`), nowhere yet
+(`backends.recorder`).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from backends.errors import UserError
 from backends.jets import Jet, Plan
-from backends.names import Index, Name
+from backends.names import NORMAL, Index, Name
 from backends.regions import Region
 
 if TYPE_CHECKING:
@@ -46,6 +47,29 @@ class Field:
         self._vocabulary.derivative(field, ())
         self._not_at_both_ends(field)
         return self._laplacian(field)
+
+    def normal(self, field: str) -> Array:
+        """The derivative along the outward normal: of Neumann's and Robin's conditions.
+
+        On `on="boundary"`, on an end of a coordinate (`x="low"`, `"high"`, `"ends"`, or a number that is one), and
+        where the user's own region has columns `normal_<coordinate>`.
+        """
+        self._vocabulary.derivative(field, ())
+        self._not_at_both_ends(field)
+        if not self._region.where:
+            coords = spatial(self._problem)
+            if any(NORMAL + c not in self._columns for c in coords):
+                raise UserError(
+                    f'f.normal({field!r}) needs a boundary: mark the term @residual(on="boundary") or (x="ends"), or '
+                    f"give the region columns {', '.join(NORMAL + c for c in coords)}"
+                )
+            return sum(self._column(NORMAL + c) * self._value(field, (c,)) for c in coords)
+        c, end = wall(self._region, self._problem)
+        slope = self._value(field, (c,))
+        if end == "ends":
+            low, high = self._problem.box()[c]
+            return self.ops.where(self._column(c) < 0.5 * (low + high), -slope, slope)
+        return slope if end == "high" else -slope
 
     def ends(self, *names: str) -> Any:
         """(low, high): values at both ends of the periodic coordinate, for the same other coordinates."""
@@ -107,6 +131,23 @@ def spatial(problem: Problem) -> tuple[str, ...]:
     if not coords:
         raise UserError("a Laplacian needs a coordinate besides time")
     return coords
+
+
+def wall(region: Region, problem: Problem) -> tuple[str, str]:
+    """(coordinate, "low" | "high" | "ends") of a region that lies on one wall of the box, or on two opposite ones.
+
+    Raises UserError where it lies elsewhere, and has no normal.
+    """
+    found: list[tuple[str, str]] = []
+    for c, value in region.where:
+        low, high = problem.box()[c]
+        place = "low" if value == low else "high" if value == high else value
+        if c != problem.time and place in ("low", "high", "ends"):
+            found.append((c, str(place)))
+    if len(found) != 1:
+        what = "an edge between walls" if found else "no wall of the domain"
+        raise UserError(f"{region.name} is {what}, where there is no outward normal")
+    return found[0]
 
 
 class NetworkField(Field):
