@@ -11,12 +11,18 @@ Keyword arguments replace fields of `Settings`: `check(module, compile="always")
 
 from __future__ import annotations
 
-from backends.testing import pairs, readings, samples, steps
+from backends.testing import optimizers, pairs, readings, samples, steps
 from backends.testing.tasks import Curves, Kinked, LeastSquares, Noisy, Samples, Toy
 
-__all__ = ["CHECKS", "PAIRS", "Curves", "Kinked", "LeastSquares", "Noisy", "Samples", "Toy"]
+__all__ = ["CHECKS", "PAIRS", "Curves", "Duel", "Kinked", "LeastSquares", "Noisy", "Samples", "Toy"]
 
-CHECKS = tuple(f for m in (steps, samples, readings) for name, f in vars(m).items() if name.startswith("check_"))
+_BOTH = ("check_every_optimizer_agrees",)
+CHECKS = tuple(
+    f
+    for m in (steps, optimizers, samples, readings)
+    for name, f in vars(m).items()
+    if name.startswith("check_") and name not in _BOTH
+)
 """Checks of one backend: `check(module, **settings)`."""
-PAIRS = tuple(f for name, f in vars(pairs).items() if name.startswith("check_"))
+PAIRS = (*(f for name, f in vars(pairs).items() if name.startswith("check_")), optimizers.check_every_optimizer_agrees)
 """Checks of two backends: `check(one, other, **settings)`."""
