@@ -10,11 +10,13 @@ from backends.jax.devices import resolve_device, versions
 from backends.jax.distributed import agree, join, leave
 from backends.jax.engine import JaxBackend, State
 from backends.jax.modules import adapt
+from backends.jax.own_model import own_model
+from backends.jax.profiling import memory, profile
 from backends.protocol import Settings
 from backends.stages import Stage
 from backends.task import Task
 
-__all__ = ["JaxBackend", "State", "adapt", "agree", "build", "join", "leave", "resolve_device", "versions"]
+__all__ = ["JaxBackend", "State", "adapt", "agree", "build", "join", "leave", "memory", "own_model", "profile", "resolve_device", "versions"]
 
 jax.config.update("jax_enable_x64", True)
 

@@ -38,9 +38,9 @@ def module_of(make: Callable[[Callable[[str], Any]], Any], inputs: int, outputs:
     `random(argument)` is what the argument `rngs` (nnx) or `key` (equinox) of a constructor expects.
     """
     made = make(lambda argument: _nnx_rngs(seed) if argument == "rngs" else jax.random.key(seed))
-    if _derives(made, "flax.linen", "Module"):
+    if derives(made, "flax.linen", "Module"):
         return _linen(made, inputs, seed)
-    if _derives(made, "flax.nnx", "Module"):
+    if derives(made, "flax.nnx", "Module"):
         return _nnx(made)
     if callable(getattr(made, "init", None)) and callable(getattr(made, "apply", None)):
         return _pair(made, inputs, outputs, seed)
@@ -58,17 +58,17 @@ def _linen(module: Any, inputs: int, seed: int) -> Module:
     names = inspect.signature(type(module).__call__).parameters
     first, second = jax.random.split(jax.random.key(seed))
     x = jnp.zeros((1, inputs), jnp.float32)
-    variables = module.init({"params": first, "dropout": second}, x, **_mode(names, False))
+    variables = module.init({"params": first, "dropout": second}, x, **mode(names, False))
     params = variables.get("params", {})
     buffers = {k: v for k, v in variables.items() if k != "params"}
-    named_params, named_buffers = _flat(params), _flat(buffers)
+    named_params, named_buffers = flat(params), flat(buffers)
 
     def call(p: Mapping[str, Array], aux: Mapping[str, Array], x: Array, context: Context) -> tuple[Array, Flat]:
-        given = {"params": _unflat(params, p), **_unflat(buffers, aux)}
+        given = {"params": unflat(params, p), **unflat(buffers, aux)}
         mutable = list(buffers) if context.training else False
         keys = {"dropout": noise(context)} if context.training else None
-        out = module.apply(given, x, **_mode(names, context.training), rngs=keys, mutable=mutable)
-        return (out[0], _flat(out[1])) if context.training else (out, {})
+        out = module.apply(given, x, **mode(names, context.training), rngs=keys, mutable=mutable)
+        return (out[0], flat(out[1])) if context.training else (out, {})
 
     return Module(named_params, named_buffers, call)
 
@@ -80,15 +80,15 @@ def _nnx(module: Any) -> Module:
     names = inspect.signature(type(module).__call__).parameters
 
     def call(p: Mapping[str, Array], aux: Mapping[str, Array], x: Array, context: Context) -> tuple[Array, Flat]:
-        now = nnx.merge(graph, _unflat(params, p), _seeded(random, context), _unflat(buffers, aux))
+        now = nnx.merge(graph, unflat(params, p), seeded(random, context), unflat(buffers, aux))
         (now.train if context.training else now.eval)()
-        out = now(x, **_mode(names, context.training))
-        return out, _flat(nnx.split(now, nnx.Param, nnx.RngState, ...)[3])
+        out = now(x, **mode(names, context.training))
+        return out, flat(nnx.split(now, nnx.Param, nnx.RngState, ...)[3])
 
-    return Module(_flat(params), _flat(buffers), call)
+    return Module(flat(params), flat(buffers), call)
 
 
-def _seeded(random: Any, context: Context) -> Any:
+def seeded(random: Any, context: Context) -> Any:
     """nnx's generators at the beginning of the step: every key by its name, every count 0."""
     key = noise(context)
 
@@ -108,12 +108,12 @@ def _nnx_rngs(seed: int) -> Any:
 
 def _pytree(module: Any) -> Module:
     """Floating arrays are parameters; everything else stays as it is. The module sees one sample."""
-    params = _flat(module, trained=True)
+    params = flat(module, trained=True)
     takes_key = "key" in inspect.signature(type(module).__call__).parameters
-    equinox = sys.modules.get("equinox") if _derives(module, "equinox", "Module") else None
+    equinox = sys.modules.get("equinox") if derives(module, "equinox", "Module") else None
 
     def call(p: Mapping[str, Array], aux: Mapping[str, Array], x: Array, context: Context) -> tuple[Array, Flat]:
-        now = _unflat(module, p)
+        now = unflat(module, p)
         if equinox is not None:
             now = equinox.nn.inference_mode(now, not context.training)
         if not takes_key:
@@ -131,29 +131,29 @@ def _pair(functions: Any, inputs: int, outputs: int, seed: int) -> Module:
 
     def call(p: Mapping[str, Array], aux: Mapping[str, Array], x: Array, context: Context) -> tuple[Array, Flat]:
         key = {"key": noise(context)} if "key" in names else {}
-        return functions.apply(_unflat(tree, p), x, **key, **_mode(names, context.training)), {}
+        return functions.apply(unflat(tree, p), x, **key, **mode(names, context.training)), {}
 
-    return Module(_flat(tree), {}, call)
+    return Module(flat(tree), {}, call)
 
 
-def _mode(names: Mapping[str, Any], training: bool) -> dict[str, bool]:
+def mode(names: Mapping[str, Any], training: bool) -> dict[str, bool]:
     """What a call is told about training, in the words that it understands."""
     said = {"train": training, "training": training, "deterministic": not training, "use_running_average": not training}
     return {word: value for word, value in said.items() if word in names}
 
 
-def _derives(value: Any, package: str, name: str) -> bool:
+def derives(value: Any, package: str, name: str) -> bool:
     """Whether a value is an instance of a class of another package, without importing that package."""
     return any(c.__name__ == name and c.__module__.startswith(package) for c in type(value).__mro__)
 
 
-def _flat(tree: Any, trained: bool = False) -> Flat:
+def flat(tree: Any, trained: bool = False) -> Flat:
     """Leaves by their path, `Dense_0/kernel`; with `trained` floating arrays only."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {_name(path): leaf for path, leaf in leaves if not trained or _floating(leaf)}
 
 
-def _unflat(like: Any, values: Mapping[str, Array]) -> Any:
+def unflat(like: Any, values: Mapping[str, Array]) -> Any:
     """`like` with the leaves that `values` has."""
     return jax.tree_util.tree_map_with_path(lambda path, leaf: values.get(_name(path), leaf), like)
 
