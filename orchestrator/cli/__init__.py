@@ -13,6 +13,7 @@ from orchestrator.cli import running  # noqa: F401
 from orchestrator.cli import checking  # noqa: F401
 from orchestrator.cli import exporting  # noqa: F401
 from orchestrator.cli import looking  # noqa: F401
+from orchestrator.cli import comparing  # noqa: F401
 from orchestrator.cli import knowing  # noqa: F401
 
 # isort: on
