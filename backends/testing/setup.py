@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from backends.groups import Groups
 from backends.ops import NumpyOps
-from backends.protocol import Backend, Settings, columns_of
+from backends.protocol import NO_GROUPS, Backend, Settings, columns_of
 from backends.stages import Adam, AdamW, Lbfgs, Sgd, SsBroyden, Stage
 from backends.task import Batches, Context, Task, trained_terms
 
@@ -32,21 +33,31 @@ def build(module: ModuleType, task: Task, stages: Sequence[Stage] = ADAM, **sett
     return module.build(task, tuple(stages), replace(Settings(capacity=CAPACITY), **settings))
 
 
-def table(task: Task, stage: Stage, n: int, clip: Any = None, **knobs: float) -> NDArray[np.float64]:
+def table(
+    task: Task, stage: Stage, n: int, clip: Any = None, groups: Groups = NO_GROUPS, step: int = 0, **knobs: float
+) -> NDArray[np.float64]:
     """n equal rows of knobs: the stage's own values, weight 1, the task's constants; `knobs` replaces columns.
 
-    A column is named by its last part where that is unambiguous: `shift=2` for `task/shift`.
+    A column is named by its last part where that is unambiguous: `shift=2` for `task/shift`. What differs from row to
+    row is only the rhythm of `groups`, from step number `step` on.
     """
-    names = columns_of(stage, task, clip)
+    names = columns_of(stage, task, clip, groups)
     values = {name: 1.0 for name in names if name.startswith("weight/")}
     values |= {f"task/{name}": value for name, value in task.constants.items()}
     values |= {name: float(getattr(stage, name)) for name in names if hasattr(stage, name)}
     if clip is not None:
         values["clip"] = clip.norm
+    for name, group in groups.items():
+        rate = values.get("lr", 0.0) * group.rate
+        values |= {f"lr/{name}": rate, f"sign/{name}": float(group.sign), f"on/{name}": 1.0}
     for name, value in knobs.items():
         (full,) = [n for n in names if n in (name, f"weight/{name}", f"task/{name}")]
         values[full] = value
-    return np.tile([values[name] for name in names], (n, 1)).astype(np.float64)
+    rows = np.tile([values[name] for name in names], (n, 1)).astype(np.float64)
+    for name, group in groups.items():
+        if f"on/{name}" in names:
+            rows[:, names.index(f"on/{name}")] = np.arange(step, step + n) % group.every == group.offset
+    return rows
 
 
 def column(task: Task, stage: Stage, name: str, clip: Any = None) -> int:

@@ -215,6 +215,54 @@ class Curves(Toy):
 
 
 @dataclass(frozen=True)
+class Duel(Toy):
+    """Two terms on two groups, as a generator and its critic: `fool` trains the first layer, `judge` the second, and
+    `both` all there is."""
+
+    terms: tuple[Term, ...] = (
+        Term("fool", "loss", "rows", groups=("maker",)),
+        Term("judge", "residual", "rows", groups=("critic",)),
+        Term("both", "residual", "more"),
+    )
+
+    def batches(self, version: int = 0) -> Batches:
+        rng = generator(4, "duel", version)
+        x = rng.normal(size=(self.samples, 2))
+        return {"rows": {"x": x, "y": np.tanh(x[:, 0])}, "more": {"x": x[:4], "y": x[:4, 1]}}
+
+    def init(self, rng: np.random.Generator) -> dict[str, NDArray[np.float64]]:
+        return {
+            "maker/w": rng.normal(size=(2, 3)),
+            "maker/b": rng.normal(size=3),
+            "critic/w": rng.normal(size=(3, 1)),
+            "bias": np.asarray(rng.normal()),
+        }
+
+    def per_sample(
+        self, ops: Any, params: Mapping[str, Array], batch: str, columns: Mapping[str, Array], context: Context
+    ) -> dict[str, Any]:
+        u = self._u(ops, params, columns)
+        if batch == "more":
+            return {"both": u - context.constants["shift"] * columns["y"]}
+        return {"fool": ops.softplus(-u), "judge": u - columns["y"]}
+
+    def predict(
+        self,
+        ops: Any,
+        params: Mapping[str, Array],
+        names: Sequence[str],
+        columns: Mapping[str, Array],
+        context: Context,
+    ) -> dict[str, Array]:
+        return {name: self._u(ops, params, columns) for name in names}
+
+    @staticmethod
+    def _u(ops: Any, params: Mapping[str, Array], columns: Mapping[str, Array]) -> Array:
+        h = ops.tanh(ops.linear(columns["x"].T, params["maker/w"], params["maker/b"]))
+        return ops.linear(h, params["critic/w"])[0] + params["bias"]
+
+
+@dataclass(frozen=True)
 class Kinked(LeastSquares):
     """Least squares and sqrt(shift |slope|²): at shift = 0 the loss is finite and its gradient is 0/0."""
 

@@ -15,24 +15,32 @@ import numpy as np
 
 import backends
 from backends.protocol import World
+from backends.testing.groups import DUEL
 from backends.testing.setup import STAGES, build, table
-from backends.testing.tasks import Curves, Noisy
+from backends.testing.tasks import Curves, Duel, Noisy
 
 
 def run(module: Any, world: World) -> dict[str, Any]:
     """Everything that two workers must agree on with one."""
     found: dict[str, Any] = {"agreed": module.agree(10 + world.rank, world)}
-    for task, stage in ((Curves(counts=True), STAGES[0]), (Curves(pass_size=2), STAGES[4]), (Noisy(), STAGES[0])):
+    cases = (
+        (Curves(counts=True), STAGES[0]),
+        (Curves(pass_size=2), STAGES[4]),
+        (Noisy(), STAGES[0]),
+        (Duel(), STAGES[0]),
+    )
+    for task, stage in cases:
+        groups = DUEL if isinstance(task, Duel) else {}
         name = f"{type(task).__name__}/{stage.kind}"
-        backend, feed = build(module, task, [stage], world=world), task.feed(0)
-        state, steps = backend.step(backend.init(0), 8, table(task, stage, 8), feed, 0)
+        backend, feed = build(module, task, [stage], world=world, groups=groups), task.feed(0)
+        state, steps = backend.step(backend.init(0), 8, table(task, stage, 8, groups=groups), feed, 0)
         found[f"{name}/losses"] = steps.losses
         arrays, meta = backend.arrays(state)
         found |= {f"{name}/{k}": v for k, v in arrays.items()}
-        state, steps = backend.step(backend.load(arrays, meta), 2, table(task, stage, 2), feed, 8)
+        state, steps = backend.step(backend.load(arrays, meta), 2, table(task, stage, 2, groups=groups), feed, 8)
         found[f"{name}/resumed"] = steps.losses
         if stage.kind == "adam":
-            knobs = table(task, stage, 1)
+            knobs = table(task, stage, 1, groups=groups)
             what = frozenset({"losses", "grad_norms", "gradient"})
             found |= {f"{name}/{k}": v for k, v in backend.probe(state, what, feed, 10, knobs[0]).items()}
             found |= {f"{name}/{k}": np.array(v) for k, v in backend.evaluate(state, task.held_out(5)).items()}

@@ -15,27 +15,35 @@ import numpy as np
 
 import backends
 from backends.protocol import World
+from backends.testing.groups import DUEL
 from backends.testing.setup import STAGES, build, table
-from backends.testing.tasks import Curves, LeastSquares, Noisy
+from backends.testing.tasks import Curves, Duel, LeastSquares, Noisy
 
 
 def run(module: Any, world: World) -> dict[str, Any]:
     """Everything that two workers must agree on with one."""
     found: dict[str, Any] = {"agreed": module.agree(10 + world.rank, world)}
-    for task, stage in ((Curves(counts=True), STAGES[0]), (Curves(pass_size=2), STAGES[4]), (Noisy(), STAGES[0])):
+    cases = (
+        (Curves(counts=True), STAGES[0]),
+        (Curves(pass_size=2), STAGES[4]),
+        (Noisy(), STAGES[0]),
+        (Duel(), STAGES[0]),
+    )
+    for task, stage in cases:
+        groups = DUEL if isinstance(task, Duel) else {}
         name = f"{type(task).__name__}/{stage.kind}"
-        backend, feed = build(module, task, [stage], world=world, compile="never"), task.feed(0)
-        state, steps = backend.step(backend.init(0), 8, table(task, stage, 8), feed, 0)
+        backend, feed = build(module, task, [stage], world=world, compile="never", groups=groups), task.feed(0)
+        state, steps = backend.step(backend.init(0), 8, table(task, stage, 8, groups=groups), feed, 0)
         what = frozenset({"losses", "grad_norms", "gradient"})
-        probe = backend.probe(state, what, feed, 8, table(task, stage, 1)[0])
+        probe = backend.probe(state, what, feed, 8, table(task, stage, 1, groups=groups)[0])
         found |= {f"{name}/losses": steps.losses, **{f"{name}/probe/{k}": v for k, v in probe.items()}}
         arrays, meta = backend.arrays(state)
         found |= {f"{name}/{k}": v for k, v in arrays.items()}
-        state, steps = backend.step(backend.load(arrays, meta), 2, table(task, stage, 2), feed, 8)
+        state, steps = backend.step(backend.load(arrays, meta), 2, table(task, stage, 2, groups=groups), feed, 8)
         found[f"{name}/resumed"] = steps.losses
         found |= {f"{name}/evaluate/{k}": v for k, v in backend.evaluate(state, task.held_out(5)).items()}
         found[f"{name}/predict"] = backend.predict(state, ["u"], next(iter(task.held_out(5).values())))["u"]
-        knobs = table(task, stage, 1)
+        knobs = table(task, stage, 1, groups=groups)
         knobs[0, -1] = np.nan
         state, steps = backend.step(state, 1, knobs, feed, 10)
         found |= {f"{name}/bad": steps.ok, **{f"{name}/after/{k}": v for k, v in backend.parameters(state).items()}}
