@@ -9,6 +9,8 @@ A backend folder (`backends.jax`, `backends.torch`) exports
     join(address, rank, size, *, gpu, timeout_s) -> int   join the process group at "host:port"; how many are in it
     leave() -> None                       leave it
     agree(value, world) -> int            the largest `value` of all ranks (a stop request that one rank saw)
+    memory(device) -> dict                bytes of an accelerator: `in_use`, `peak`; empty where there is nothing to say
+    profile(folder) -> stop               start the framework's profiler; stop() writes the trace into the folder
 
 and `backends.testing` holds the suite that any backend must pass.
 """
@@ -25,6 +27,7 @@ from numpy.typing import NDArray
 
 from backends import groups as parameter_groups
 from backends.errors import UserError
+from backends.gradients import Noise, Process, limits
 from backends.groups import Groups
 from backends.randomness import digest
 from backends.spec import Clip, Precision
@@ -51,6 +54,10 @@ class Settings:
     """Resolved: "cpu", "cuda:0", …"""
     compile: Literal["auto", "always", "never"] = "auto"
     clip: Clip | None = None
+    noise: Noise | None = None
+    """Added to gradients in first-order stages."""
+    process: Process | None = None
+    """The user's function of the gradients (`backends.gradients`)."""
     capacity: int = 1000
     """Most steps per dispatch: the length of the output buffer."""
     world: World = World()
@@ -67,14 +74,17 @@ class Settings:
 NO_GROUPS: Groups = MappingProxyType({})
 
 
-def columns_of(stage: Stage, task: Task, clip: Clip | None, groups: Groups = NO_GROUPS) -> tuple[str, ...]:
+def columns_of(
+    stage: Stage, task: Task, clip: Clip | None, groups: Groups = NO_GROUPS, noise: Noise | None = None
+) -> tuple[str, ...]:
     """Names of the columns of the knob table of a stage, in order.
 
-    `lr` (first-order stages only), the stage's own floats, `clip`, those of groups (`backends.groups.columns`),
+    `lr` (first-order stages only), the stage's own floats, those of clipping and noise
+    (`backends.gradients.limits`), those of groups (`backends.groups.columns`),
     `weight/<term>` (trained terms), `task/<constant>`.
     """
     rate = ("lr",) if hasattr(stage, "lr") else ()
-    cut = ("clip",) if clip is not None and rate else ()
+    cut = tuple(limits(clip, noise)) if rate else ()
     weights = tuple(f"weight/{t.name}" for t in trained_terms(task.terms))
     own = parameter_groups.columns(groups) if rate else ()
     return rate + stage.knob_fields + cut + own + weights + tuple(f"task/{c}" for c in task.constants)

@@ -137,24 +137,26 @@ def product(made: Assembled, folder: Path) -> Loop:
     from orchestrator.pieces import Pieces
     from orchestrator.record import Recorder
     from orchestrator.timeline import Position, Timeline, periods
+    from orchestrator.watched_feed import WatchedFeed
     from orchestrator.worker import Host
 
     experiment, task, backend, host = made.experiment, made.task, made.backend, Host()
     feed = task.feed(experiment.seed)
+    watched = WatchedFeed(feed)
     weighting = Weighting.of(experiment.weights, [t.name for t in task.terms], experiment.seed)
 
     def loop() -> Any:
         run = create(folder, experiment.name)
         with Recorder(run, experiment, resumed=False) as recorder:
             knobs = Knobs(initial(task, weighting.weights), (), experiment.clip, task=task)
-            pieces = Pieces(made, feed, weighting, knobs, {}, run, host.world, recorder)
+            pieces = Pieces(made, feed, weighting, knobs, {}, run, host.world, recorder, watched)
             every = experiment.evaluate.every, experiment.checkpoint.every, experiment.tracking.every
             plan = Plan(
                 backend=backend,
                 task=task,
                 timeline=Timeline(made.stages, periods([*every, weighting.every, *pieces.feed_periods()]), CAPACITY),
                 knobs=knobs,
-                feed=feed,
+                feed=watched,
                 callbacks=[],
                 evaluate_every=experiment.evaluate.every,
                 checkpoint_every=experiment.checkpoint.every,

@@ -10,12 +10,14 @@ from backends.groups import Grouping, check_stages, check_terms
 from backends.networks.custom import CustomNetwork
 from backends.networks.vae import VaeNetwork
 from backends.own_code import load as load_own
+from backends.periods import in_epochs
 from backends.points import PointFeed
 from backends.protocol import precision_of
 from backends.randomness import generator
 from backends.task import Parts, Task
 from backends.weighting import check as check_weights
-from orchestrator.callbacks import CustomCallback, Ramp
+from orchestrator.callbacks import EarlyStopping, Ramp, ReduceOnPlateau
+from orchestrator.callbacks import check as check_callbacks
 from orchestrator.config import Experiment
 from orchestrator.knobs import owners
 
@@ -33,6 +35,7 @@ def task_of(experiment: Experiment, folder: Path, network: Any = None) -> Task:
             points=experiment.points.by_term(),
             adapt=experiment.points.adapt,
             data=experiment.data,
+            reference=experiment.reference,
             scale_coords=experiment.scaling.coords,
             scale_fields=dict(experiment.scaling.fields),
             folder=folder,
@@ -48,17 +51,19 @@ def check(experiment: Experiment, folder: Path) -> Task:
     ramps = [(i, c) for i, c in enumerate(experiment.callbacks) if isinstance(c, Ramp)]
     for number, message in owners(task, experiment.weights.kind, [r for _, r in ramps]):
         raise UserError(message, path=f"callbacks.{ramps[number][0]}.knob")
-    for i, callback in enumerate(experiment.callbacks):
-        if isinstance(callback, CustomCallback):
-            try:
-                callback.check(folder)
-            except UserError as error:
-                raise UserError(str(error), path=f"callbacks.{i}.target") from error
+    rates = any(hasattr(stage, "lr") for stage in experiment.stages)
+    steps = experiment.total_steps if not in_epochs(experiment) else None
+    check_callbacks(experiment.callbacks, folder, total_steps=steps, rates=rates)
     if isinstance(experiment.network, CustomNetwork):
         try:
             load_own(experiment.network.target, folder)
         except UserError as error:
             raise UserError(str(error), path="network.target") from error
+    if experiment.gradients.custom:
+        try:
+            experiment.gradients.custom.load(folder)
+        except UserError as error:
+            raise UserError(str(error), path="gradients.custom.target") from error
     _best_exists(experiment, task)
     _trains(experiment, task)
     return task
@@ -123,7 +128,9 @@ def _best_exists(experiment: Experiment, task: Task) -> None:
     known += list(task.readings(_initial(task)))
     asked = [("checkpoint.best", experiment.checkpoint.best)]
     asked += [
-        (f"callbacks.{i}.metric", c.metric) for i, c in enumerate(experiment.callbacks) if c.kind == "early_stopping"
+        (f"callbacks.{i}.metric", c.metric)
+        for i, c in enumerate(experiment.callbacks)
+        if isinstance(c, EarlyStopping | ReduceOnPlateau)
     ]
     for path, metric in asked:
         if metric is not None and metric not in known:

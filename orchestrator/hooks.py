@@ -4,16 +4,22 @@ A callback has up to three methods, each optional:
 
     start(moment) -> Ask | None            before the first step (also of a resumed run)
     step(moment) -> Ask | None             after every dispatch of n steps
-    end(moment, outcome) -> None           after the last one, whatever the outcome
+    end(moment, outcome) -> Ask | None     after the last one, whatever the outcome
 
 and, where it remembers something, `state() -> dict` (JSON-able, into the checkpoint) and `load(state)`.
-Asks take effect at the dispatch boundary.
+Asks take effect at the dispatch boundary. Attributes that it may have:
+
+    every: int                            a dispatch ends at each multiple of it
+    marks: tuple[int, ...]                a dispatch ends at each of these steps
+    needs: frozenset[str]                 what `Backend.probe` shows in `moment.probe` at the multiples of `every`
+
+and a method `attach(surroundings)`, called once before `start`.
 """
 
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +37,39 @@ METHODS = ("start", "step", "end")
 
 
 @dataclass(frozen=True)
+class Work:
+    """What steps took."""
+
+    seconds: float = 0.0
+    """Wall time, waiting for samples included."""
+    waited_s: float = 0.0
+    """Wall time of it that was spent waiting for samples."""
+    samples: int = 0
+    """Samples that the steps read, of all workers."""
+
+    def __add__(self, other: Work) -> Work:
+        return Work(self.seconds + other.seconds, self.waited_s + other.waited_s, self.samples + other.samples)
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """Where a callback works."""
+
+    folder: Path
+    """The run folder."""
+    device: str
+    """"cpu", "cuda:0", …"""
+    rank: int
+    """0 writes; the others only compute."""
+    module: Any
+    """The backend's folder (`backends.protocol`)."""
+    layout: tuple[tuple[str, tuple[int, ...]], ...]
+    """Names and shapes of the trained parameters, in the order of flat vectors."""
+    groups: Mapping[str, str] = field(default_factory=dict)
+    """The group of each parameter that the file puts into one."""
+
+
+@dataclass(frozen=True)
 class Moment:
     """The run between two dispatches."""
 
@@ -45,6 +84,10 @@ class Moment:
     """Every live value: `lr`, `weight/…`, `task/…`."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     """The evaluation, where one was due at this step; else empty."""
+    probe: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    """What callbacks `need` at this step (`losses`, `grad_norms`, `gradient`, …: see `Backend.probe`)."""
+    work: Work = Work()
+    """What the steps just done took."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +102,8 @@ class Ask:
     """Save a checkpoint now."""
     stop: str | None = None
     """Stop the run, with this reason; its status becomes `stopped`."""
+    artifacts: Sequence[str] = ()
+    """Files and folders of the run folder (relative paths) that MLflow gets as well. Also as the answer of `end`."""
 
 
 @dataclass(frozen=True)

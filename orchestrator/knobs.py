@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backends.errors import UserError, nearest
+from backends.gradients import Noise, limits
 from backends.groups import Group, Groups
 from backends.protocol import columns_of
 from backends.schedules import rates
@@ -23,6 +24,8 @@ from backends.task import Task
 from backends.weighting import Plan
 from orchestrator.callbacks import Ramp
 
+LR_SCALE = "lr_scale"
+"""By this every rate is multiplied; no column of the table."""
 OF_GROUPS: Mapping[str, Callable[[Group, NDArray[np.float64], NDArray[np.int64]], NDArray[np.float64]]] = {
     "lr": lambda group, rate, steps: rate * group.rate,
     "sign": lambda group, rate, steps: np.full(len(steps), float(group.sign)),
@@ -40,6 +43,8 @@ class Knobs:
     clip: Clip | None = None
     groups: Groups = field(default_factory=dict, kw_only=True)
     """Parameter groups: a rate, a sign and a rhythm of their own in first-order stages."""
+    noise: Noise | None = field(default=None, kw_only=True)
+    """Added to gradients in first-order stages."""
     task: Task = field(kw_only=True)
     weighting: str = "fixed"
     """The kind of the strategy that writes `weight/*`."""
@@ -49,15 +54,17 @@ class Knobs:
     def table(self, stage: Stage, step: int, within: int, n: int) -> NDArray[np.float64]:
         """[n, columns] for n steps from global step `step`, which is step `within` of the stage."""
         ramps = {r.knob: r for r in self.ramps}
+        rate = rates(stage, within, n) * self.values.get(LR_SCALE, 1.0) if hasattr(stage, "lr") else np.zeros(n)
         columns = []
-        for name in columns_of(stage, self.task, self.clip, self.groups):
+        given = limits(self.clip, self.noise)
+        for name in self.columns(stage):
             knob, _, group = name.partition("/")
             if name == "lr":
-                columns.append(rates(stage, within, n))
+                columns.append(rate)
             elif group in self.groups and knob in OF_GROUPS:
-                columns.append(OF_GROUPS[knob](self.groups[group], rates(stage, within, n), np.arange(step, step + n)))
-            elif name == "clip" and self.clip is not None:
-                columns.append(np.full(n, self.clip.norm))
+                columns.append(OF_GROUPS[knob](self.groups[group], rate, np.arange(step, step + n)))
+            elif name in given:
+                columns.append(np.full(n, given[name]))
             elif name in ramps:
                 columns.append(ramps[name].values(step, n))
             elif name in self.values:
@@ -66,13 +73,17 @@ class Knobs:
                 columns.append(np.full(n, float(getattr(stage, name))))
         return np.stack(columns, axis=1) if columns else np.zeros((n, 0))
 
+    def columns(self, stage: Stage) -> tuple[str, ...]:
+        """Names of the columns, in order."""
+        return columns_of(stage, self.task, self.clip, self.groups, self.noise)
+
     def now(self, stage: Stage, step: int, within: int) -> dict[str, float]:
         """Every live value at one step, by name."""
         return self.named(stage, self.table(stage, step, within, 1)[0])
 
     def named(self, stage: Stage, row: NDArray[np.float64]) -> dict[str, float]:
         """A row of the table, by name."""
-        return dict(zip(columns_of(stage, self.task, self.clip, self.groups), row.tolist(), strict=True))
+        return dict(zip(self.columns(stage), row.tolist(), strict=True))
 
     def moving(self, knobs: Mapping[str, float]) -> dict[str, float]:
         """Those of `knobs` that may change while the run trains: what is worth a curve."""
@@ -87,7 +98,7 @@ class Knobs:
             owner = self._owner(name)
             if owner not in ("", asking):
                 raise UserError(f"{asking} asks for the knob {name!r}, which {owner} owns already; keep one of them")
-            if not math.isfinite(value) or (value < 0 and name.startswith("weight/")):
+            if not math.isfinite(value) or (value < 0 and not name.startswith("task/")):
                 raise UserError(f"{asking} asks for {name} = {value}; it must be finite, and a weight not negative")
             self.owners[name] = asking
             self.values[name] = float(value)
@@ -101,8 +112,9 @@ class Knobs:
 
 
 def initial(task: Task, weights: Mapping[str, float]) -> dict[str, float]:
-    """Weights and constants before the first step."""
+    """Weights, constants and the scale of the rates before the first step."""
     return {
+        LR_SCALE: 1.0,
         **{f"weight/{name}": float(value) for name, value in weights.items()},
         **{f"task/{name}": float(value) for name, value in task.constants.items()},
     }

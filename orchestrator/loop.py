@@ -11,6 +11,7 @@ import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,12 +19,14 @@ import numpy as np
 from backends.errors import NonFinite
 from backends.protocol import Backend, Steps, finite_terms
 from backends.stages import Stage
-from backends.task import Feed, Task
-from orchestrator.hooks import Ask, Moment, Outcome, Status, ask, call
+from backends.task import Task
+from orchestrator.hooks import Ask, Moment, Outcome, Status, Work, ask, call
 from orchestrator.knobs import Knobs
 from orchestrator.timeline import Position, Timeline, due
+from orchestrator.watched_feed import WatchedFeed
 
 Metrics = Mapping[str, float]
+NONE: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass
@@ -40,6 +43,8 @@ class Live:
     train_s: float = 0.0
     rate: float = 0.0
     """Steps per second of the last dispatch."""
+    work: Work = field(default_factory=Work)
+    """What the last dispatch took."""
     checkpoint: str | None = None
     stalled: bool = False
     """The quasi-Newton stage stalled at the last dispatch (a second time in a row ends it)."""
@@ -59,7 +64,7 @@ class Plan:
     task: Task
     timeline: Timeline
     knobs: Knobs
-    feed: Feed
+    feed: WatchedFeed
     callbacks: Sequence[Any]
     evaluate_every: int
     checkpoint_every: int
@@ -74,6 +79,8 @@ class Plan:
     draw: Callable[[Any, int], None]
     report: Callable[[int, Metrics], None]
     stop: Callable[[], tuple[Status, str] | None]
+    keep: Callable[[int, Sequence[str]], None] = field(default=lambda step, paths: None)
+    """Send files of the run folder to the tracker."""
 
     @property
     def stages(self) -> Sequence[Stage]:
@@ -98,7 +105,7 @@ def train(plan: Plan, live: Live, *, resumed: bool) -> Outcome:
 def _steps(plan: Plan, live: Live, resumed: bool) -> tuple[Status, str]:
     """All dispatches that are left; how they ended, and why."""
     evaluated = {} if resumed else _evaluate(plan, live)
-    asks = _ask(plan, "start", _moment(plan, live, None, evaluated))
+    asks = _ask(plan, "start", _moment(plan, live, None, evaluated, _probed(plan, live)))
     if not resumed:
         plan.record(0, {**live.latest, **_said(asks)})
     if any(a.save for a in asks):
@@ -113,7 +120,7 @@ def _steps(plan: Plan, live: Live, resumed: bool) -> tuple[Status, str]:
         plan.adapt(live)
         plan.reweigh(live, steps)
         evaluated = _evaluate(plan, live) if due(step, plan.evaluate_every) or last else {}
-        asks = _ask(plan, "step", _moment(plan, live, steps, evaluated))
+        asks = _ask(plan, "step", _moment(plan, live, steps, evaluated, _probed(plan, live)))
         said = _said(asks)
         if due(step, plan.record_every) or evaluated or ended or said:
             plan.record(step, {**_training_metrics(plan, live, steps), **evaluated, **said})
@@ -131,7 +138,9 @@ def _end(plan: Plan, live: Live, status: Status, reason: str) -> Outcome:
     """Sum up, and tell the callbacks."""
     outcome = Outcome(status, live.at.step, reason, dict(live.latest), live.checkpoint, live.train_s)
     for callback in plan.callbacks:
-        call(callback, "end", _moment(plan, live, None, {}), outcome)
+        answer = call(callback, "end", _moment(plan, live, None, {}), outcome)
+        if isinstance(answer, Ask) and answer.artifacts:
+            plan.keep(live.at.step, answer.artifacts)
     return outcome
 
 
@@ -141,10 +150,12 @@ def _dispatch(plan: Plan, live: Live) -> tuple[Steps, bool]:
     stage = plan.stages[at.stage]
     n = plan.timeline.dispatch(at)
     table = plan.knobs.table(stage, at.step, at.within, n)
+    waited, samples = plan.feed.waited_s, plan.feed.samples
     began = time.perf_counter()
     live.state, steps = plan.backend.step(live.state, n, table, plan.feed, at.step)
     bad = steps.bad()  # fetches the rows: the clock stops when the device is done
     spent = time.perf_counter() - began
+    live.work = Work(spent, plan.feed.waited_s - waited, plan.feed.samples - samples)
     live.train_s, live.rate = live.train_s + spent, n / spent
     if bad is not None:
         terms = finite_terms([t for t in plan.task.terms if t.trained], steps.losses[bad])
@@ -186,11 +197,22 @@ def _training_metrics(plan: Plan, live: Live, steps: Steps) -> dict[str, float]:
     return metrics
 
 
-def _moment(plan: Plan, live: Live, steps: Steps | None, metrics: Metrics) -> Moment:
+def _probed(plan: Plan, live: Live) -> dict[str, Any]:
+    """What callbacks need to see now, measured once for all of them."""
+    at = live.at
+    asking = [c for c in plan.callbacks if due(at.step, getattr(c, "every", None))]
+    needs: frozenset[str] = frozenset().union(*(getattr(c, "needs", ()) for c in asking))
+    if not needs:
+        return {}
+    row = plan.knobs.table(plan.stages[at.stage], at.step, at.within, 1)[0]
+    return plan.backend.probe(live.state, needs, plan.feed, at.step, row)
+
+
+def _moment(plan: Plan, live: Live, steps: Steps | None, metrics: Metrics, probe: Mapping[str, Any] = NONE) -> Moment:
     names = tuple(t.name for t in plan.task.terms if t.trained)
     stage, knobs = _stepped(plan, live)
     losses = steps.losses if steps is not None else np.zeros((0, len(names)))
-    return Moment(live.at.step, stage, names, losses, knobs, metrics)
+    return Moment(live.at.step, stage, names, losses, knobs, metrics, probe, live.work if steps is not None else Work())
 
 
 def _stepped(plan: Plan, live: Live) -> tuple[str, dict[str, float]]:
@@ -206,6 +228,8 @@ def _ask(plan: Plan, method: str, moment: Moment) -> list[Ask]:
         answer = ask(callback, method, moment)
         if answer is not None:
             plan.knobs.set(answer.knobs, f"callback {number} ({type(callback).__name__})")
+            if answer.artifacts:
+                plan.keep(moment.step, answer.artifacts)
             asks.append(answer)
     return asks
 

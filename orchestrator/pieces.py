@@ -14,6 +14,7 @@ from backends import checkpoint
 from backends.errors import OwnCodeFailed
 from backends.points import PointFeed
 from backends.protocol import Steps, World
+from backends.task import Feed
 from backends.weighting import Weighting
 from orchestrator.assemble import Assembled
 from orchestrator.folder import RunFolder
@@ -40,6 +41,8 @@ class Pieces:
     folder: RunFolder
     world: World
     recorder: Recorder | Silent
+    drawn: Feed
+    """The feed as the backend sees it (arrays stay on the device as long as it is the same object)."""
 
     # --- where it starts ---
 
@@ -128,7 +131,7 @@ class Pieces:
         wanted = self.weighting.needs - {"losses"}
         if wanted:
             row = self.knobs.table(self.made.stages[at.stage], at.step, at.within, 1)[0]
-            seen.update(self.made.backend.probe(live.state, wanted, self.feed, at.step, row))
+            seen.update(self.made.backend.probe(live.state, wanted, self.drawn, at.step, row))
         weights = self.weighting.update(at.step, seen)
         self.knobs.values.update({f"weight/{name}": value for name, value in weights.items()})
 

@@ -46,6 +46,7 @@ class Silent:
     def metrics(self, step: int, values: Mapping[str, float]) -> None: ...
     def draw(self, task: Task, predict: Predict, feed: Any, step: int) -> None: ...
     def saved(self, path: Path, step: int, best: bool) -> None: ...
+    def keep(self, step: int, paths: Sequence[str]) -> None: ...
     def compilations(self, counts: Mapping[str, int]) -> None: ...
 
 
@@ -178,6 +179,11 @@ class Recorder(Silent):
         if best:
             self.best_steps = frozenset({step})
         self.event("checkpoint", step, path=str(path.relative_to(self.folder.path)), best=best)
+
+    def keep(self, step: int, paths: Sequence[str]) -> None:
+        """Files and folders of the run folder that the tracker gets as well."""
+        for path in paths:
+            self.event("artifact", step, path=path)
 
     def _note(self, message: str, error: Any = None) -> None:
         """A line of `log.txt` alone: whoever launched the run says it to the user."""

@@ -184,6 +184,8 @@ class Replay:
             self._tags(event.get("tags"))
         elif kind == "resumed":
             self._tags({f"{TAG}resumed": str(event.get("message", ""))})
+        elif kind == "artifact":
+            artifacts.send_files(self.client, self.run_id, self.folder, [str(event.get("path"))], self.sent)
         elif kind == "checkpoint":
             path = str(event.get("path"))
             self.sent.checkpoints.append((path, bool(event.get("best"))))

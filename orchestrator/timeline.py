@@ -26,11 +26,14 @@ class Timeline:
     """A dispatch ends at each multiple of each of these."""
     capacity: int = 1000
     """Most steps of one dispatch."""
+    marks: tuple[int, ...] = ()
+    """A dispatch ends at each of these steps, too."""
 
     def dispatch(self, at: Position) -> int:
         """How many steps to do in one go from `at`: up to the next event or the end of the stage."""
         left = self.stages[at.stage].steps - at.within
-        return min([self.capacity, left, *(p - at.step % p for p in self.periods)])
+        ahead = [m - at.step for m in self.marks if m > at.step]
+        return min([self.capacity, left, *(p - at.step % p for p in self.periods), *ahead])
 
     def after(self, at: Position, done: int, *, ended: bool = False) -> Position:
         """The position after `done` steps; the next stage where this one is over or can't go on."""

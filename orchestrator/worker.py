@@ -7,28 +7,30 @@ sweep's trial start from the same text. Rank 0 writes; the others compute.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from backends.blame import place
 from backends.errors import OrchestratorError, OwnCodeFailed
+from backends.groups import Grouping, Groups
 from backends.protocol import World
 from backends.task import Task
 from backends.weighting import Weighting
 from orchestrator.assemble import ALONE, CAPACITY, assemble
-from orchestrator.callbacks import Ramp, named
+from orchestrator.callbacks import Ramp, named, own_objects
 from orchestrator.config import Experiment
 from orchestrator.evaluate import Yardstick, predictor
 from orchestrator.folder import RunFolder
-from orchestrator.hooks import Outcome
+from orchestrator.hooks import Outcome, Surroundings, call
 from orchestrator.knobs import Knobs, initial
 from orchestrator.loop import Live, Plan, train
 from orchestrator.pieces import Pieces
 from orchestrator.reader import read_experiment
 from orchestrator.record import Recorder, Silent
 from orchestrator.timeline import Timeline, periods
+from orchestrator.watched_feed import WatchedFeed
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ class Host:
     report: Callable[[int, Mapping[str, float]], None] = field(default=lambda step, metrics: None)
     change: Callable[[Task], Task] = field(default=lambda task: task)
     """What becomes of the task before it is compiled: `check --smoke` takes fewer points."""
+    callbacks: Sequence[Any] = ()
+    """Objects that a program passed to `run`, beside the callbacks of the file."""
 
 
 def work(job: Job, host: Host) -> dict[str, Any]:
@@ -94,20 +98,38 @@ def ready(
         ramps,
         experiment.clip,
         groups=experiment.groups,
+        noise=experiment.gradients.noise,
         task=task,
         weighting=weighting.spec.kind,
     )
-    callbacks = named(experiment.callbacks, folder.path)
-    pieces = Pieces(made, feed, weighting, knobs, callbacks, folder, host.world, recorder)
+    callbacks = named(experiment.callbacks, folder.path) | own_objects(host.callbacks)
+    watched = WatchedFeed(feed)
+    pieces = Pieces(made, feed, weighting, knobs, callbacks, folder, host.world, recorder, watched)
     recorder.phase(f"compiling for {made.device}, usually 5 to 15 s the first time")
     live = pieces.start(resume=job.resume)
-    every = experiment.evaluate.every, experiment.checkpoint.every, experiment.tracking.every, experiment.figures.every
+    every = [
+        experiment.evaluate.every,
+        experiment.checkpoint.every,
+        experiment.tracking.every,
+        experiment.figures.every,
+    ]
+    every += [weighting.every, *pieces.feed_periods(), *(getattr(c, "every", None) for c in callbacks.values())]
+    around = Surroundings(
+        folder.path,
+        made.device,
+        host.world.rank,
+        made.module,
+        tuple(backend.layout(live.state)),
+        group_of(experiment.groups, list(backend.parameters(live.state)) if experiment.groups else ()),
+    )
+    for callback in callbacks.values():
+        call(callback, "attach", around)
     return Plan(
         backend=backend,
         task=task,
-        timeline=Timeline(made.stages, periods([*every, weighting.every, *pieces.feed_periods()]), CAPACITY),
+        timeline=Timeline(made.stages, periods(every), CAPACITY, marks_of(callbacks.values())),
         knobs=knobs,
-        feed=feed,
+        feed=watched,
         callbacks=list(callbacks.values()),
         evaluate_every=experiment.evaluate.every,
         checkpoint_every=experiment.checkpoint.every,
@@ -122,4 +144,15 @@ def ready(
         draw=lambda state, step: recorder.draw(task, predictor(backend, state), feed, step),
         report=host.report,
         stop=pieces.stop,
+        keep=recorder.keep,
     ), live
+
+
+def marks_of(callbacks: Iterable[Any]) -> tuple[int, ...]:
+    """Steps at which callbacks want a dispatch to end."""
+    return tuple(sorted({int(mark) for callback in callbacks for mark in getattr(callback, "marks", ())}))
+
+
+def group_of(groups: Groups, names: Sequence[str]) -> dict[str, str]:
+    """The group of each parameter that the file puts into one."""
+    return {name: group for group, members in Grouping.of(groups, names).members for name in members}

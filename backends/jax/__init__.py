@@ -16,7 +16,20 @@ from backends.protocol import Settings
 from backends.stages import Stage
 from backends.task import Task
 
-__all__ = ["JaxBackend", "State", "adapt", "agree", "build", "join", "leave", "memory", "own_model", "profile", "resolve_device", "versions"]
+__all__ = [
+    "JaxBackend",
+    "State",
+    "adapt",
+    "agree",
+    "build",
+    "join",
+    "leave",
+    "memory",
+    "own_model",
+    "profile",
+    "resolve_device",
+    "versions",
+]
 
 jax.config.update("jax_enable_x64", True)
 

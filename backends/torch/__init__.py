@@ -14,7 +14,19 @@ from backends.torch.own_model import own_model
 from backends.torch.process_group import agree, join, leave
 from backends.torch.profiling import memory, profile
 
-__all__ = ["TorchBackend", "adapt", "agree", "build", "join", "leave", "memory", "own_model", "profile", "resolve_device", "versions"]
+__all__ = [
+    "TorchBackend",
+    "adapt",
+    "agree",
+    "build",
+    "join",
+    "leave",
+    "memory",
+    "own_model",
+    "profile",
+    "resolve_device",
+    "versions",
+]
 
 
 def build(task: Task, stages: Sequence[Stage], settings: Settings) -> TorchBackend:

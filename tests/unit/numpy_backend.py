@@ -168,10 +168,17 @@ def use(patch: pytest.MonkeyPatch, made: list[NumpyBackend] | None = None) -> No
         resolve_device=lambda name: "cpu" if name == "auto" else name,
         versions=lambda: {"numpy": np.__version__},
         agree=lambda value, world: value,
+        memory=lambda device: {"in_use": 2.0**20, "peak": 2.0**21},
+        profile=_profile,
     )
     patch.setattr(backends, "load", lambda name: module)
     patch.setattr("orchestrator.figures.draw_all", lambda *args: [])
     patch.setattr("orchestrator.provenance._git", lambda folder: {})
+
+
+def _profile(folder: Path) -> Any:
+    """A profiler whose trace is empty."""
+    return (folder / "trace.json").touch
 
 
 def trained(tree: Mapping[str, Any], out: Path, **options: Any) -> RunResult:

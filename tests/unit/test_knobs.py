@@ -70,7 +70,7 @@ def test_what_a_callback_sets_holds_until_it_sets_it_again():
     ("live", "changes", "message"),
     [
         (knobs(), {"weight/pd": 1.0}, "'weight/pd', which it can't set; did you mean 'weight/pde'"),
-        (knobs(), {"lr": 1.0}, "'lr', which it can't set; allowed here: task/nu, weight/bc"),
+        (knobs(), {"lr": 1.0}, "'lr', which it can't set; allowed here: lr_scale, task/nu, weight/bc"),
         (knobs(NU), {"task/nu": 1.0}, "'task/nu', which a ramp owns already"),
         (knobs(weighting="relobralo"), {"weight/ic": 1.0}, r"which `weights: \{kind: relobralo\}` owns already"),
         (knobs(), {"task/nu": float("nan")}, "task/nu = nan; it must be finite"),
