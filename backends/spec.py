@@ -30,6 +30,8 @@ from backends.periods import InEpochs
 
 Precision = Literal["float32", "float64"]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+TablePath = Annotated[str, Field(pattern=r"(?i)\.(csv|npz)$")]
+"""A `.csv` (comma separated, UTF-8, names in the first line) or `.npz` file, relative to the experiment file."""
 
 
 def _alternatives(annotation: Any) -> set[Any]:
@@ -112,8 +114,10 @@ class Rad(Leaf):
 class Points(Leaf):
     """The collocation points of one set (one region of the domain). `200` is short for `{count: 200}`."""
 
-    count: PositiveInt
+    count: PositiveInt | None = None
     """Number of points, over all workers."""
+    path: TablePath | None = None
+    """Instead: a `.csv` or `.npz` file with a column per coordinate, whose points are taken as they are."""
     sampler: Literal["uniform", "sobol", "halton", "latin_hypercube", "grid"] = "uniform"
     """How the points are drawn (scipy.stats.qmc for the low-discrepancy ones)."""
     adapt: Rad | None = None
@@ -126,9 +130,27 @@ class Points(Leaf):
     def _short(cls, data: Any) -> Any:
         return {"count": data} if isinstance(data, int) and not isinstance(data, bool) else data
 
+    @model_validator(mode="after")
+    def _count_or_file(self) -> Points:
+        if (self.count is None) == (self.path is None):
+            raise PydanticCustomError(
+                "points", "needs either a number of points, `count: 1000`, or a file of them, `path: points.csv`"
+            )
+        if self.path and (self.adapt or self.sampler != "uniform"):
+            raise PydanticCustomError("points", "the points of a file stay as they are; remove `sampler` and `adapt`")
+        return self
+
 
 class Clip(Leaf):
-    """Clipping of the gradient before a first-order optimizer sees it."""
+    """Clipping of the gradient before a first-order optimizer sees it: by value, then by norm."""
 
-    norm: PositiveFloat
+    norm: PositiveFloat | None = None
     """The gradient's global 2-norm is scaled down to this where it is larger."""
+    value: PositiveFloat | None = None
+    """Each of its components is cut to lie between -value and value."""
+
+    @model_validator(mode="after")
+    def _clips(self) -> Clip:
+        if self.norm is None and self.value is None:
+            raise PydanticCustomError("clip", "needs a limit: `norm`, `value` or both")
+        return self

@@ -100,6 +100,7 @@ def _child(name: str, folder: str) -> None:
         weighting.plans,
         experiment.clip,
         groups=experiment.groups,
+        noise=experiment.gradients.noise,
         task=made.task,
     )
     state = backend.init(experiment.seed)

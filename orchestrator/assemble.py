@@ -57,6 +57,8 @@ def assemble(
         device=device,
         compile=experiment.compile,
         clip=experiment.clip,
+        noise=experiment.gradients.noise,
+        process=own.load(folder) if (own := experiment.gradients.custom) else None,
         groups=experiment.groups,
         accumulate=experiment.accumulate,
         remat=experiment.remat,

@@ -13,7 +13,8 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 from pydantic_core import PydanticCustomError
 
-from backends.data import DataSpec
+from backends.data import DataSpec, Solution
+from backends.gradients import Gradients
 from backends.groups import Group
 from backends.networks import NetworkSpec
 from backends.networks.mlp import MLP
@@ -119,7 +120,9 @@ class Experiment(Leaf):
     points: PointSets = PointSets()
     """Collocation points per term of a PDE problem."""
     data: DataSpec | None = None
-    """The data set of a task that learns from one."""
+    """The data set of a task that learns from one, or what was measured of a PDE problem's fields."""
+    reference: Solution | None = None
+    """The solution of a PDE problem in a file, to measure the error with."""
     scaling: Scaling = Scaling()
     """Scaling of coordinates and fields."""
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
@@ -128,6 +131,8 @@ class Experiment(Leaf):
     """Weights of the loss terms."""
     clip: Clip | None = None
     """Gradient clipping in first-order stages."""
+    gradients: Gradients = Gradients()
+    """Noise on the gradient and the user's own function of it, in first-order stages."""
     groups: dict[GroupName, Group] = Field(default_factory=dict)
     """Parameters with a rate, rhythm or sign of their own, or not trained at all, by a name of your choice."""
     accumulate: PositiveInt = 1

@@ -51,7 +51,7 @@ class JaxBackend:
         self._world = settings.world
         self._programs = programs(task, self._stages, settings)
         self._probes = tuple(
-            replace(p, kind="", method="", stage=None, columns=(), compute=None) for p in self._programs
+            replace(p, kind="", method="", stage=None, columns=(), compute=None, process=None) for p in self._programs
         )
         self._readers = tuple(replace(p, world=1) for p in self._probes)
         self._holder = Holder(task, self._world, self._device, settings.accumulate)
@@ -158,6 +158,10 @@ class JaxBackend:
         """The opposite of `arrays`; strict."""
         stage = int(meta["stage"])
         return self._on_device(stage, states.restored(self._program(stage), arrays))
+
+    def compiled(self, stage: int) -> bool:
+        """Whether the steps of a stage run as machine code."""
+        return self._programs[stage].compiled
 
     def compilations(self) -> dict[str, int]:
         """How often each function was compiled since this backend was built; 0 where another one had done it."""

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from backends import scaling
 from backends.errors import UserError, nearest
+from backends.gradients import Process
 from backends.groups import Grouping, check_stages
 from backends.protocol import Settings, columns_of, precision_of
 from backends.randomness import generator
@@ -53,6 +54,8 @@ class Program:
     compute: str | None = None
     """Half precision of network and derivatives."""
     remat: bool = False
+    process: Process | None = None
+    """The user's function of the gradients."""
     task: Task = field(compare=False, repr=False, kw_only=True)
     warn: Callable[[str], None] = field(compare=False, repr=False, kw_only=True)
     compiled: bool = field(compare=False, repr=False, kw_only=True)
@@ -157,11 +160,12 @@ def programs(task: Task, stages: Sequence[Stage], settings: Settings) -> tuple[P
                 stage.kind,
                 stage.method,
                 structure,
-                columns_of(stage, task, settings.clip, settings.groups),
+                columns_of(stage, task, settings.clip, settings.groups, settings.noise),
                 grouping,
                 settings.accumulate,
                 getattr(stage, "compute", None),
                 settings.remat,
+                settings.process if hasattr(stage, "lr") else None,
                 task=task,
                 warn=settings.warn,
                 initial=getattr(stage, "initial", 0.0),

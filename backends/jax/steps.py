@@ -16,10 +16,11 @@ import jax
 import jax.numpy as jnp
 
 from backends import quasi, scaling
-from backends.jax import first_order, quasi_newton, update
+from backends.jax import quasi_newton, update
 from backends.jax.distributed import mesh, spec
 from backends.jax.gradient import loss_and_gradient
 from backends.jax.ops import OPS
+from backends.jax.processing import processed
 from backends.jax.program import Program
 from backends.jax.samples import axes, of_step
 from backends.task import Context
@@ -120,8 +121,9 @@ def _first_order(
     losses_ok, gradient_ok = _finite(losses), jnp.all(jnp.stack([_finite(g) for g in gradient.values()]))
     ok = fine = losses_ok & gradient_ok
     free, held = program.split(state["params"])
-    if "clip" in knobs:
-        gradient = first_order.clipped(gradient, knobs["clip"])
+    gradient = processed(gradient, free, knobs, context.key, program.process)
+    if program.process:
+        ok = fine = fine & jnp.all(jnp.stack([_finite(g) for g in gradient.values()]))
     own = {part: value for part, value in state["optimizer"].items() if part not in scale}
     free, optimizer = update.moved(program, gradient, own, free, knobs)
     new = {"params": {**held, **free}, "aux": aux, "optimizer": {**optimizer, **scale}, "constants": constants}

@@ -11,7 +11,7 @@ Keyword arguments replace fields of `Settings`: `check(module, compile="always")
 
 from __future__ import annotations
 
-from backends.testing import groups, optimizers, pairs, readings, samples, steps
+from backends.testing import gradients, groups, optimizers, pairs, readings, samples, steps
 from backends.testing.tasks import Curves, Duel, Kinked, LeastSquares, Noisy, Samples, Toy
 
 __all__ = ["CHECKS", "PAIRS", "Curves", "Duel", "Kinked", "LeastSquares", "Noisy", "Samples", "Toy"]
@@ -19,7 +19,7 @@ __all__ = ["CHECKS", "PAIRS", "Curves", "Duel", "Kinked", "LeastSquares", "Noisy
 _BOTH = ("check_every_optimizer_agrees",)
 CHECKS = tuple(
     f
-    for m in (steps, optimizers, samples, readings, groups)
+    for m in (steps, optimizers, gradients, samples, readings, groups)
     for name, f in vars(m).items()
     if name.startswith("check_") and name not in _BOTH
 )

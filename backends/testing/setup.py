@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from backends.gradients import Noise, limits
 from backends.groups import Groups
 from backends.ops import NumpyOps
 from backends.protocol import NO_GROUPS, Backend, Settings, columns_of
@@ -34,19 +35,25 @@ def build(module: ModuleType, task: Task, stages: Sequence[Stage] = ADAM, **sett
 
 
 def table(
-    task: Task, stage: Stage, n: int, clip: Any = None, groups: Groups = NO_GROUPS, step: int = 0, **knobs: float
+    task: Task,
+    stage: Stage,
+    n: int,
+    clip: Any = None,
+    groups: Groups = NO_GROUPS,
+    step: int = 0,
+    noise: Noise | None = None,
+    **knobs: float,
 ) -> NDArray[np.float64]:
     """n equal rows of knobs: the stage's own values, weight 1, the task's constants; `knobs` replaces columns.
 
     A column is named by its last part where that is unambiguous: `shift=2` for `task/shift`. What differs from row to
     row is only the rhythm of `groups`, from step number `step` on.
     """
-    names = columns_of(stage, task, clip, groups)
+    names = columns_of(stage, task, clip, groups, noise)
     values = {name: 1.0 for name in names if name.startswith("weight/")}
     values |= {f"task/{name}": value for name, value in task.constants.items()}
     values |= {name: float(getattr(stage, name)) for name in names if hasattr(stage, name)}
-    if clip is not None:
-        values["clip"] = clip.norm
+    values |= limits(clip, noise)
     for name, group in groups.items():
         rate = values.get("lr", 0.0) * group.rate
         values |= {f"lr/{name}": rate, f"sign/{name}": float(group.sign), f"on/{name}": 1.0}

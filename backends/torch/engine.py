@@ -124,6 +124,10 @@ class TorchBackend:
     def predict(self, state: State, names: Sequence[str], columns: Columns) -> dict[str, NDArray[np.float64]]:
         return self._readings.predict(state, names, columns)
 
+    def compiled(self, stage: int) -> bool | None:
+        """Whether the steps of a stage run as machine code; None before its first step."""
+        return self._programs[stage].compiled if stage in self._programs else None
+
     def compilations(self) -> dict[str, int]:
         return dict(self._functions.counts)
 
@@ -185,7 +189,7 @@ class TorchBackend:
     def _program(self, stage: int, batches: Sequence[Batch]) -> Program:
         if stage not in self._programs:
             chosen, s = self.stages[stage], self.settings
-            row = Row(columns_of(chosen, self.task, s.clip, s.groups))
+            row = Row(columns_of(chosen, self.task, s.clip, s.groups, s.noise))
             reaches = tuple(self._grouping.reach(t) for t in self._terms)
             compute = HALVES.get(getattr(chosen, "compute", None))
             objective = Objective(self.task, self._terms, self._layout, row, s.world, reaches, compute)
@@ -199,6 +203,7 @@ class TorchBackend:
                 self._grouping,
                 compiled=gain > COMPILE_S,
                 probes_compiled=gain * PROBES > COMPILE_S,
+                process=s.process,
             )
         return self._programs[stage]
 

@@ -15,13 +15,14 @@ from typing import Any
 import torch
 
 from backends import scaling
+from backends.gradients import Process
 from backends.groups import Grouping
 from backends.randomness import digest
 from backends.stages import FIRST_ORDER, Stage
 from backends.torch.device import own_generator
-from backends.torch.first_order import clipped
 from backends.torch.objective import Objective
 from backends.torch.ops import OPS
+from backends.torch.processing import processed
 from backends.torch.samples import Batch, columns
 from backends.torch.state import State
 from backends.torch.tracing import Functions, Traced, leaves
@@ -82,6 +83,8 @@ class Program:
     grouping: Grouping
     compiled: bool
     probes_compiled: bool
+    process: Process | None = None
+    """The user's function of the gradients."""
 
     @cached_property
     def update(self) -> Update:
@@ -198,7 +201,8 @@ class Program:
             losses, g, ok = flat[:terms], flat[terms:], torch.isfinite(flat).all()
             g = g / factor[0] if factor else g
             knobs = objective.row.knobs(row, x.dtype)
-            g = clipped(g, knobs["clip"]) if "clip" in knobs else g
+            g = processed(g, x, objective.layout, knobs, (seed, objective.row.step(row)), self.process)
+            ok = ok & torch.isfinite(g).all() if self.process else ok
             own = {name: value for name, value in parts.items() if name not in scale}
             new_x, new_parts = update.moved(g, x, own, knobs)
             for old, new in ((constants, objective.row.part(row, "task/")), (x, new_x)):
@@ -224,7 +228,7 @@ class Program:
     def bound(self, what: str, fn: Any, head: Tree, middle: tuple[Tensor, ...], group: Group, batch: str = "") -> Bound:
         """`fn` recorded for these arguments and those of the group's first step."""
         half = None if what == "probe" else self.objective.compute
-        key = (what, batch, self.stage.method, half, self.objective.row, tuple(group.counts.items()))
+        key = (what, batch, self.stage.method, self.process, half, self.objective.row, tuple(group.counts.items()))
         name = "/".join(filter(None, (what, self.stage.name, batch)))
         compiled = self.probes_compiled if what == "probe" else self.compiled
         traced = self.functions.get(name, key, fn, (*head, *middle, group.now[0]), self.dtype, compiled)

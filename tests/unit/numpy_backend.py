@@ -53,7 +53,7 @@ class NumpyBackend:
         self.tables.append(np.array(knobs))
         stage = self.stages[state["stage"]]
         names, draw = (
-            columns_of(stage, self.task, self.settings.clip, self.settings.groups),
+            columns_of(stage, self.task, self.settings.clip, self.settings.groups, self.settings.noise),
             drawn(feed, step, n, self.settings.accumulate),
         )
         terms = [t.name for t in trained_terms(self.task.terms)]
@@ -66,7 +66,7 @@ class NumpyBackend:
             losses[i], evaluations[i] = [found[t] for t in terms], 1
             ok[i] = np.isfinite(losses[i]).all()
             if ok[i]:
-                self._move(state, row, sum(row[f"weight/{t}"] * found[t] for t in terms))
+                self._move(state, row, sum(row[f"weight/{t}"] * found[t] for t in terms), step + i)
                 state["constants"] = constants
             if not hasattr(stage, "lr") and step + i + 1 in self.ends:
                 ended = self.ends[step + i + 1]
@@ -74,13 +74,18 @@ class NumpyBackend:
                 break
         return state, Steps(losses, ok, evaluations, ended)
 
-    def _move(self, state: Arrays, row: Mapping[str, float], loss: float) -> None:
-        """Every knob has its share in the step."""
+    def _move(self, state: Arrays, row: Mapping[str, float], loss: float, step: int) -> None:
+        """Every knob has its share in the step, and what shapes an optimizer."""
         state["count"] += 1
+        stage = self.stages[state["stage"]]
         own = sum(v * (1 + 0.1 * i) for i, (k, v) in enumerate(row.items()) if "/" not in k and k != "lr")
+        own += len(stage.method) - len(stage.kind) + getattr(stage, "initial", 0.0)
         size = row.get("lr", 1e-3) * np.tanh(loss) * (1 + 0.01 * np.tanh(own))
+        slopes = {k: v + np.cos(np.arange(v.size)).reshape(v.shape) for k, v in state["params"].items()}
+        if self.settings.process is not None:
+            slopes = dict(self.settings.process(OPS, slopes, dict(state["params"]), np.asarray(step)))
         for k, v in state["params"].items():
-            state["params"][k] = (v * (1 - size) - size * np.cos(np.arange(v.size)).reshape(v.shape)).astype(v.dtype)
+            state["params"][k] = (v - size * slopes[k]).astype(v.dtype)
 
     def _means(self, params: Arrays, batches: Batches, constants: Any, step: int, training: bool = True) -> Arrays:
         kinds = {t.name: t.kind for t in self.task.terms}
