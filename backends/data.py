@@ -19,7 +19,7 @@ from pydantic_core import PydanticCustomError
 from backends.errors import UserError
 from backends.points import fingerprint
 from backends.randomness import generator
-from backends.spec import Fraction, Leaf
+from backends.spec import Fraction, Leaf, TablePath
 from backends.tables import read_table
 from backends.task import Columns, Draw
 
@@ -123,7 +123,7 @@ class Table(_Data):
     """Columns of a file: `.csv` with a line of names first, or `.npz` with one 1-d array per column."""
 
     kind: Literal["table"] = "table"
-    path: Annotated[str, Field(pattern=r"(?i)\.(csv|npz)$")]
+    path: TablePath
     """A `.csv` (comma separated, UTF-8) or `.npz` file, relative to the experiment file."""
     inputs: Annotated[tuple[Name, ...], Field(min_length=1)]
     """Columns that the network reads, in order."""
@@ -152,7 +152,30 @@ class Table(_Data):
         return self._samples(columns, self.inputs, self.outputs, self.standardize)
 
 
-DataSpec = Annotated[Digits | Diabetes | Table, Field(discriminator="kind")]
+class Observations(Leaf):
+    """Measured values of a PDE problem's fields: a term `data`, the fields minus what was measured, all rows a step.
+
+    Its weight is `weights.values.data`; every row is trained on.
+    """
+
+    kind: Literal["observations"] = "observations"
+    path: TablePath
+    """A `.csv` or `.npz` file, relative to the experiment file: a column per coordinate and per measured field."""
+    fields: tuple[Name, ...] = ()
+    """The fields that were measured; default: all of the problem."""
+
+
+class Solution(Leaf):
+    """The solution of a PDE problem, in a file: what `error/l2` and the figures compare with."""
+
+    path: TablePath
+    """A `.csv` or `.npz` file, relative to the experiment file: a column per coordinate and per field; in a `.npz` also
+    an axis per coordinate and fields of their shape, in the order of the problem's coordinates."""
+    fields: tuple[Name, ...] = ()
+    """The fields that it holds; default: all of the problem."""
+
+
+DataSpec = Annotated[Digits | Diabetes | Table | Observations, Field(discriminator="kind")]
 """Data as the experiment file describes it."""
 
 

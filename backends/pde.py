@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from backends.data import Observations, Solution
 from backends.errors import UserError, nearest
 from backends.field import UNKNOWN, NetworkField
+from backends.given import observing, solution_in
 from backends.jets import Plan
 from backends.pde_build import Sets, check_ansatz, constants_of, recordings, representation, sets, terms_of
 from backends.pde_pictures import pictures
@@ -47,6 +49,8 @@ class PdeTask:
     terms: tuple[Term, ...]
     constants: Mapping[str, float]
     sets: Sets
+    given: Reference | None = None
+    """The solution in the user's file, which goes before the problem's own."""
 
     @property
     def unknowns(self) -> dict[str, float]:
@@ -140,7 +144,7 @@ class PdeTask:
 
     @cached_property
     def _reference(self) -> Reference | None:
-        return reference(self.problem)
+        return self.given or reference(self.problem)
 
     def readings(self, params: Mapping[str, NDArray[Any]]) -> dict[str, float]:
         """`unknown/kappa`, and `error/kappa`, relative to the truth, where the problem knows it."""
@@ -172,6 +176,14 @@ class PdeTask:
 
 def build(problem: Problem, parts: Parts) -> PdeTask:
     """The task. Raises UserError where the file's parts do not fit the problem."""
+    if parts.data is not None:
+        if not isinstance(parts.data, Observations):
+            raise UserError(
+                "an equation learns from measured values of its fields only: `data: {kind: observations, path: …}`",
+                path="data.kind",
+            )
+        problem = observing(problem, parts.data, parts.folder)
+    given = solution_in(problem, parts.reference, parts.folder) if isinstance(parts.reference, Solution) else None
     hard = parts.constraints == "hard"
     if hard and not (problem.ansatz_name() or problem.periodic):
         raise UserError(
@@ -185,7 +197,8 @@ def build(problem: Problem, parts: Parts) -> PdeTask:
     if hard:
         check_ansatz(problem, found)
     constants = constants_of(problem, found, hard)
-    return PdeTask(problem, representation(problem, parts), found, terms, constants, sets(problem, parts, found, terms))
+    points = sets(problem, parts, found, terms)
+    return PdeTask(problem, representation(problem, parts), found, terms, constants, points, given)
 
 
 def _length(ops: Any, value: Array | tuple[Array, ...]) -> Array:

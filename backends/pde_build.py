@@ -14,12 +14,13 @@ from backends.blame import blamed
 from backends.chunks import chunk_size
 from backends.errors import UserError, nearest
 from backends.field import UNKNOWN, NetworkField
+from backends.given import REGION, blaming, points_in
 from backends.networks import MLP
 from backends.ops import NumpyOps
 from backends.points import Sampling
 from backends.randomness import generator
 from backends.recorder import Recording, evaluate, record, record_ansatz
-from backends.regions import Region, draw, shared_evenly, single_points
+from backends.regions import Region, draw, shared_evenly, single_points, with_exact
 from backends.representation import Representation
 from backends.samplers import Sampler
 from backends.spec import Points
@@ -166,9 +167,12 @@ def _sampling(problem: Problem, recording: Recording, key: str, points: Points |
     region, path, workers = recording.region, f"points.{key}", parts.workers
     if region.at:
         return _given(problem, recording, path, points, workers)
+    if points and points.path:
+        with blaming(f"{path}.path"):
+            return _listed(problem, recording, points_in(parts.folder / points.path, problem, region), workers)
     single = single_points(region, problem.box(), problem.time)
     usual = single or (INSIDE if region.interior else ELSEWHERE)
-    count = points.count if points else usual * workers if single else -(-usual // workers) * workers
+    count = points.count if points and points.count else usual * workers if single else -(-usual // workers) * workers
     if count % workers:
         near = count - count % workers
         told = " or ".join(str(n) for n in (near, near + workers) if n)
@@ -199,12 +203,20 @@ def _given(problem: Problem, recording: Recording, path: str, points: Points | N
 
     columns = draw(problem, region, (), 1, "uniform", generator(0, "fixed points", region.name))
     rows = len(next(iter(columns.values())))
+    whose = "the file of observations has" if region.at == REGION else f"the method {region.at} returns"
+    if points and points.path:
+        raise UserError(f"{whose} the points of this term; remove `path`", path=f"{path}.path")
     if points and points.count != rows:
-        message = f"the method {region.at} returns {rows} samples; remove this, or say {rows}"
-        raise UserError(message, path=f"{path}.count")
+        raise UserError(f"{whose} {rows} samples; remove this, or say {rows}", path=f"{path}.count")
     if points and points.adapt:
         raise UserError(f"the samples of {region.at} are given and can't be adapted; remove it", path=f"{path}.adapt")
     return Sampling(math.lcm(rows, workers), draws, fixed=True)
+
+
+def _listed(problem: Problem, recording: Recording, columns: Columns, workers: int) -> Sampling:
+    """The points of a file: a fixed set."""
+    shared = shared_evenly(with_exact(problem, columns, recording.exact), workers)
+    return Sampling(len(next(iter(shared.values()))), lambda count, rng: shared, fixed=True)
 
 
 def _drawn(

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from backends.names import EXACT
 from backends.reference import DEFAULT_GRID, grid, solved
-from backends.task import Batches, Columns, Picture, Predict
+from backends.task import Batches, Columns, Picture, Predict, Reference
 
 if TYPE_CHECKING:
     from backends.pde import PdeTask
@@ -32,14 +32,15 @@ def pictures(task: PdeTask, predict: Predict, samples: Batches | None) -> list[P
     out = []
     for name in problem.fields:
         panels = {"prediction": found[name].reshape(shape)}
-        if known:
+        if name in known:
             panels["reference"] = known[name].reshape(shape)
             panels["error"] = panels["prediction"] - panels["reference"]
         title = "solution" if len(problem.fields) == 1 else f"solution_{name}"
-        out.append(Picture(title, "field", panels, axes, _cut(task, axes, name)))
+        out.append(Picture(title, "field", panels, axes, _cut(points, axes, name)))
     if terms:
         sizes = {f"|{t}|": np.abs(found[f"residual/{t}"]).reshape(shape) for t in terms}
-        out.append(Picture("residual", "field", sizes, axes, _cut(task, axes, "residual")))
+        out.append(Picture("residual", "field", sizes, axes, _cut(points, axes, "residual")))
+    out += _misfits(task, predict)
     drawn = _points(task, predict, samples or {}, tuple(axes))
     return [*out, drawn] if drawn else out
 
@@ -57,19 +58,53 @@ def _canvas(task: PdeTask) -> tuple[dict[str, NDArray[np.float64]], Columns, Map
     """Axes, points and reference values of the figures: the reference grid, or a plane through more coordinates."""
     problem, known = task.problem, task.reference()
     box = problem.box()
+    if known and known.shape and (len(box) <= 2 or task.given):
+        return _plane(known, _shown(problem), problem.time)
     if len(box) <= 2:
-        if known:
-            cuts = {c: np.unique(v) for c, v in known.points.items()}
-            return cuts, known.points, known.values
         axes = {c: np.linspace(*b, problem.reference_grid.get(c, DEFAULT_GRID[len(box)])) for c, b in box.items()}
         return axes, grid(axes), {}
-    shown = [c for c in box if c != problem.time][:2]
+    shown = _shown(problem)
     axes = {c: np.linspace(*box[c], SHOWN) for c in shown}
     points = grid(axes)
     for c, value in _held(problem, shown).items():
         points[c] = np.full(SHOWN**2, value)
     points = {c: points[c] for c in box}
-    return axes, points, solved(problem, points) if known else {}
+    return axes, points, solved(problem, points) if known and not task.given else {}
+
+
+def _shown(problem: Problem) -> list[str]:
+    """The axes of the figures: all coordinates, or the first two in space."""
+    return list(problem.coords) if len(problem.coords) <= 2 else [c for c in problem.coords if c != problem.time][:2]
+
+
+def _plane(
+    known: Reference, shown: list[str], time: str
+) -> tuple[dict[str, NDArray[np.float64]], Columns, Mapping[str, NDArray[np.float64]]]:
+    """The plane of a gridded reference that figures show: time at its end, others in their middle."""
+    pick = tuple(
+        slice(None) if c in shown else n - 1 if c == time else n // 2
+        for c, n in zip(known.axes, known.shape, strict=True)
+    )
+    points = {c: v.reshape(known.shape)[pick].ravel() for c, v in known.points.items()}
+    values = {n: v.reshape(known.shape)[pick].ravel() for n, v in known.values.items()}
+    return {c: np.unique(points[c]) for c in known.axes if c in shown}, points, values
+
+
+def _misfits(task: PdeTask, predict: Predict) -> list[Picture]:
+    """Where the points of a reference are scattered: the error at each of them."""
+    known = task.given
+    if known is None or known.shape:
+        return []
+    names = list(task.problem.coords)
+    names = names[:2] if len(names) <= 2 else _shown(task.problem)
+    found = predict(list(known.values), known.points)
+    panels = {}
+    for name, value in known.values.items():
+        error = found[name] - value
+        up = known.points[names[1]] if len(names) > 1 else error
+        panels[f"error of {name}"] = np.stack([known.points[names[0]], up, error], 1)
+    axes = names if len(names) > 1 else [*names, "error"]
+    return [Picture("error", "scatter", panels, {n: np.empty(0) for n in axes}, "error at the reference's points")]
 
 
 def _held(problem: Problem, shown: Any) -> dict[str, float]:
@@ -78,8 +113,8 @@ def _held(problem: Problem, shown: Any) -> dict[str, float]:
     return {c: high if c == problem.time else 0.5 * (low + high) for c, (low, high) in held.items()}
 
 
-def _cut(task: PdeTask, axes: Mapping[str, Any], what: str) -> str:
-    held = ", ".join(f"{c} = {v:g}" for c, v in _held(task.problem, axes).items())
+def _cut(points: Columns, axes: Mapping[str, Any], what: str) -> str:
+    held = ", ".join(f"{c} = {v[0]:g}" for c, v in points.items() if c not in axes and "_" not in c)
     return f"{what} at {held}" if held else what
 
 

@@ -95,10 +95,15 @@ def draw(
     `exact`: the fields whose reference solution is wanted as columns `exact_<field>`.
     """
     columns = _own(problem, region, rng) if region.at else _on_faces(problem, region, count, sampler, rng)
-    if exact:
-        known = solved(problem, {c: columns[c] for c in problem.coords})
-        columns = {**columns, **{EXACT + f: known[f] for f in exact}}
-    return columns
+    return with_exact(problem, columns, exact)
+
+
+def with_exact(problem: Problem, columns: Columns, exact: Sequence[str]) -> Columns:
+    """The columns with those of the reference solution."""
+    if not exact:
+        return columns
+    known = solved(problem, {c: columns[c] for c in problem.coords})
+    return {**columns, **{EXACT + f: known[f] for f in exact}}
 
 
 def shared_evenly(columns: Columns, workers: int) -> Columns:

@@ -81,7 +81,8 @@ def _numbers(path: Path, line: int, header: Sequence[str], places: Sequence[int]
     return numbers
 
 
-def _read_npz(path: Path, names: Sequence[str]) -> dict[str, Column]:
+def read_arrays(path: Path, names: Sequence[str]) -> dict[str, Column]:
+    """The named arrays of a `.npz` file as float64, of any shape. Raises UserError, and OSError."""
     with path.open("rb") as file:
         try:
             archive = np.load(file, allow_pickle=False)
@@ -90,18 +91,23 @@ def _read_npz(path: Path, names: Sequence[str]) -> dict[str, Column]:
             missing = [name for name in names if name not in archive.files]
             if missing:
                 raise _refused(f"{path}: there is no array {missing[0]!r}{nearest(missing[0], archive.files)}")
-            columns = {name: _column(path, name, archive[name]) for name in names}
+            return {name: _reals(path, name, archive[name]) for name in names}
         except (ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as e:
             raise _refused(f"{path} is no archive of plain arrays of numbers (numpy.savez): {e}") from e
+
+
+def _read_npz(path: Path, names: Sequence[str]) -> dict[str, Column]:
+    columns = read_arrays(path, names)
+    for name, values in columns.items():
+        if values.ndim != 1:
+            raise _refused(f"{path}: {name!r} has shape {values.shape}; a column is a 1-d array (one per column)")
     lengths = {name: v.size for name, v in columns.items()}
     if len(set(lengths.values())) > 1:
         raise _refused(f"{path}: the arrays differ in length: {lengths}")
     return columns
 
 
-def _column(path: Path, name: str, values: NDArray[np.generic]) -> Column:
+def _reals(path: Path, name: str, values: NDArray[np.generic]) -> Column:
     if values.dtype.kind not in "fiub":
         raise _refused(f"{path}: {name!r} holds {values.dtype}, not real numbers")
-    if values.ndim != 1:
-        raise _refused(f"{path}: {name!r} has shape {values.shape}; a column is a 1-d array (one per column)")
     return values.astype(np.float64)

@@ -229,6 +229,8 @@ class Parts:
     adapt: Rad | None = None
     """Resampling of every interior set (a region of full dimension) that does not say its own."""
     data: Leaf | None = None
+    reference: Leaf | None = None
+    """The file of the solution, where the experiment names one (`backends.data.Solution`)."""
     scale_coords: bool = True
     scale_fields: Mapping[str, float] = field(default_factory=dict)
     folder: Path = Path()

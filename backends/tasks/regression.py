@@ -51,6 +51,10 @@ def rows_not_points(parts: Parts, kind: str) -> None:
     """Raises UserError where the file says something that only a PDE can obey."""
     if parts.points or parts.adapt:
         raise UserError(f"the task {kind!r} draws rows of `data`, not points; remove `points`", path="points")
+    if parts.reference:
+        raise UserError(
+            f"the task {kind!r} is measured on held-out rows of `data`; remove `reference`", path="reference"
+        )
     if parts.constraints == "hard":
         raise UserError(f"the task {kind!r} has no constraints; remove `constraints: hard`", path="constraints")
 
