@@ -23,10 +23,13 @@ _HOME = {
     "export": "orchestrator.exporting",
     "find": "orchestrator.folder",
     "history": "orchestrator.result",
+    "Plan": "orchestrator.planning",
+    "plan": "orchestrator.planning",
     "predict": "orchestrator.predictions",
     "compare": "orchestrator.comparison",
     "Comparison": "orchestrator.comparison",
     "new": "orchestrator.scaffold",
+    "delete": "orchestrator.deleting",
     "compare_backends": "orchestrator.agree",
     "Ask": "orchestrator.hooks",
     "Moment": "orchestrator.hooks",
@@ -54,6 +57,7 @@ __all__ = [
     "NonFinite",
     "OrchestratorError",
     "Outcome",
+    "Plan",
     "Problem",
     "RunFailed",
     "RunResult",
@@ -63,11 +67,13 @@ __all__ = [
     "compare",
     "compare_backends",
     "export",
+    "delete",
     "find",
     "hard",
     "history",
     "loss",
     "new",
+    "plan",
     "predict",
     "residual",
     "resume",
@@ -82,8 +88,10 @@ if TYPE_CHECKING:
     from orchestrator.comparison import Comparison, compare
     from orchestrator.config import Experiment
     from orchestrator.exporting import export
+    from orchestrator.deleting import delete
     from orchestrator.folder import find
     from orchestrator.hooks import Ask, Moment, Outcome
+    from orchestrator.planning import Plan, plan
     from orchestrator.predictions import predict
     from orchestrator.result import RunResult, history
     from orchestrator.resuming import resume

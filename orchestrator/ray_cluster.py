@@ -75,6 +75,27 @@ def refuse_at_once(resources: Resources) -> None:
         _enough([{"CPU": float(cores())}], resources, "this machine has")
 
 
+def look(resources: Resources) -> tuple[list[dict[str, float]], str, str]:
+    """(resources of each node that a run could use, who has them, what is lacking: empty where nothing is).
+
+    A cluster at RAY_ADDRESS is joined for a moment; without one, this machine is looked at and Ray is not started.
+    """
+    address, nodes, who = _address(), [], "the cluster has"
+    try:
+        if _is_open():
+            nodes = _nodes()
+        elif address:
+            with _joined(address):
+                nodes = _nodes()
+        else:
+            gpus = len(list(Path("/dev").glob("nvidia[0-9]*")))
+            nodes, who = [{"CPU": float(cores()), "GPU": float(gpus)}], "this machine has"
+        _enough(nodes, resources, who)
+    except (UserError, RunFailed) as error:
+        return nodes, who, str(error)
+    return nodes, who, ""
+
+
 def _address() -> str | None:
     """HOST:PORT or `auto` of a cluster that runs already."""
     asked = os.environ.get("RAY_ADDRESS")

@@ -11,9 +11,11 @@ from __future__ import annotations
 from orchestrator.cli import making  # noqa: F401
 from orchestrator.cli import running  # noqa: F401
 from orchestrator.cli import checking  # noqa: F401
+from orchestrator.cli import planning  # noqa: F401
 from orchestrator.cli import exporting  # noqa: F401
 from orchestrator.cli import looking  # noqa: F401
 from orchestrator.cli import comparing  # noqa: F401
+from orchestrator.cli import using  # noqa: F401
 from orchestrator.cli import knowing  # noqa: F401
 
 # isort: on

@@ -73,7 +73,7 @@ VERBS = sorted(get_command(cli.app).commands)  # type: ignore[attr-defined]
 def test_the_verbs_of_the_design_are_there():
     assert set(VERBS) == {
         *("new", "compare"),
-        *("run", "resume", "stop", "sync", "check", "agree", "export"),
+        *("run", "resume", "stop", "sync", "check", "agree", "plan", "export"),
         *("list", "show", "tasks", "schema", "ui", "doctor"),
     }
 
@@ -242,7 +242,7 @@ def test_agreement_is_data(capsys: Any, monkeypatch: pytest.MonkeyPatch):
 )
 def test_every_status_has_its_exit_code(word: Any, code: int, capsys: Any, monkeypatch: pytest.MonkeyPatch):
     outcome = {"status": word, "step": 4, "metrics": {}, "checkpoint": None, "train_s": 1.0, "reason": "so"}
-    monkeypatch.setattr("orchestrator.launch.in_process", lambda job: outcome)
+    monkeypatch.setattr("orchestrator.launch.in_process", lambda job, callbacks: outcome)
     found = call(capsys, "run", "file.yaml")
     assert found[:2] == (code, "")
     assert ("go on with: orchestrator resume" in found[2]) == (code != 0)
@@ -251,7 +251,7 @@ def test_every_status_has_its_exit_code(word: Any, code: int, capsys: Any, monke
 
 
 def test_a_failed_run_says_why_and_gives_its_result(capsys: Any, monkeypatch: pytest.MonkeyPatch):
-    def fails(job: Any) -> Any:
+    def fails(job: Any, callbacks: Any) -> Any:
         raise RunFailed("it could not go on")
 
     monkeypatch.setattr("orchestrator.launch.in_process", fails)
