@@ -104,6 +104,11 @@ BASES: dict[str, Tree] = {
         for kind in ("heat", "wave", "advection", "helmholtz", "diffusion_reaction", "allen_cahn", "kdv", "kovasznay")
     },
     "cooled": poisson(task={"kind": "heat", "boundary": "robin"}, points={"pde": 24}),
+    "listed": poisson(points={"pde": {"path": "here.csv"}}),
+    "observed": poisson(
+        task={"kind": "kovasznay"}, points={"pde": 24}, data={"kind": "observations", "path": "here.csv"}
+    ),
+    "solved": poisson(task={"kind": "kovasznay"}, points={"pde": 24}, reference={"path": "here.csv"}),
     "modified": poisson(network={"kind": "modified_mlp", "width": 4, "depth": 2}),
     "fourier": poisson(network={"kind": "mlp", "width": 4, "depth": 1, "features": {"count": 4}}),
     "own network": poisson(network={"kind": "custom", "target": "own.py:Wide", "width": 4, "depth": 1}),
@@ -210,6 +215,10 @@ CASES: list[tuple[str, str, Any, str]] = [
     ("all adapt", "points.adapt.k", 3.0, "points"),
     ("all adapt", "points.adapt.c", 0.0, "points"),
     ("all adapt", "points.adapt.candidates", 3, "points"),
+    ("listed", "points.pde.path", "there.csv", "records"),
+    ("inside", "reference", {"path": "here.csv"}, "records"),
+    *[(base, path, "there.csv", "records") for base, path in (("observed", "data.path"), ("solved", "reference.path"))],
+    *[(base, path, ["u"], "records") for base, path in (("observed", "data.fields"), ("solved", "reference.fields"))],
     *[(base, "data.batch", 7, "records") for base in ("digits", "diabetes", "table")],
     *[(base, "data.holdout", 0.4, "records") for base in ("digits", "diabetes", "table")],
     *[(base, "data.standardize", False, "records") for base in ("diabetes", "table")],
@@ -384,6 +393,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("one.csv", "two.csv"):
         lines = [",".join(f"{v:.6f}" for v in row) for row in 3 + 2 * rng.normal(size=(40, 3))]
         (path / name).write_text("\n".join(["a,b,c", *lines]))
+    for name in ("here.csv", "there.csv"):
+        lines = [",".join(f"{v:.6f}" for v in row) for row in rng.uniform(size=(12, 5))]
+        (path / name).write_text("\n".join(["x,y,u,v,p", *lines]))
     return path
 
 

@@ -105,7 +105,13 @@ def test_points_that_can_not_be_used_are_refused_with_their_row(tmp_path: Path, 
 
 
 def test_a_set_of_points_is_counted_or_listed():
-    for mistake in ({}, {"count": 3, "path": "a.csv"}, {"path": "a.csv", "sampler": "sobol"}, {"path": "a.txt"}):
+    mistakes: tuple[Any, ...] = (
+        {},
+        {"count": 3, "path": "a.csv"},
+        {"path": "a.csv", "sampler": "sobol"},
+        {"path": "a.txt"},
+    )
+    for mistake in mistakes:
         with pytest.raises(ValueError, match=r"count: 1000|stay as they are|pattern"):
             Points(**mistake)
 
