@@ -8,6 +8,7 @@ torch in the driver (3.5 CPU-seconds), its JAX one trains two separate models on
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,9 @@ from orchestrator.folder import Lines, RunFolder, read_jsonl
 from orchestrator.worker import Host, Job, work
 
 
-def in_process(job: Job) -> dict[str, Any]:
-    """Train in this process, without Ray."""
-    return work(job, Host())
+def in_process(job: Job, callbacks: Sequence[Any] = ()) -> dict[str, Any]:
+    """Train in this process, without Ray. `callbacks`: objects beside those of the file."""
+    return work(job, Host(callbacks=callbacks))
 
 
 def in_ray_train(job: Job, experiment: Experiment) -> dict[str, Any]:

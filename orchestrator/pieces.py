@@ -68,8 +68,10 @@ class Pieces:
         self.weighting.load(loop["weighting"])
         self.knobs.values.update(loop["knobs"])
         for name, kept in loop["callbacks"].items():
-            if name in self.callbacks:  # others were taken out on resume
+            if name in self.callbacks:
                 call(self.callbacks[name], "load", kept)
+            else:
+                self.recorder.warn(f"the callback {name!r}, whose state the checkpoint keeps, is no longer in this run")
         at = self._position(Position(**loop["position"]))
         if at.stage != snapshot.meta["stage"]:
             state = self.made.backend.enter(state, at.stage)

@@ -23,7 +23,7 @@ from orchestrator.ray_job import refuse_relative
 from orchestrator.reader import read_experiment, validate
 from orchestrator.resolved import Differences, differences
 from orchestrator.result import RunResult
-from orchestrator.runs import Prepared, execute_again, start
+from orchestrator.runs import Prepared, execute_again, refuse_objects_elsewhere, start
 from orchestrator.start_from import shapes, weights
 from orchestrator.tracking_uri import absolute_uri
 from orchestrator.worker import Job
@@ -35,7 +35,13 @@ CHANGED = "# Resolved; changed on resume, see events.jsonl.\n"
 
 
 def prepare_resume(
-    name: str, overrides: Any = None, *, more: int | None = None, storage: str | None = None, execute: bool = True
+    name: str,
+    overrides: Any = None,
+    *,
+    more: int | None = None,
+    storage: str | None = None,
+    execute: bool = True,
+    callbacks: Sequence[Any] = (),
 ) -> Prepared:
     """Make a run ready to go on. Raises UserError where it can't, with the difference and the alternative."""
     overrides = overrides or {}
@@ -47,6 +53,7 @@ def prepare_resume(
     if more is not None:
         after = _longer(after, more)
     after = in_steps(after, build.check(after, folder.path))
+    refuse_objects_elsewhere(callbacks, after)
     launch.backend_installed(after.backend)
     launch.refuse_what_does_not_fit(after)
     refuse_relative(str(folder.path.parent), (after.tracking.uri or "") if after.tracking.enabled else "", folder.path)
@@ -56,7 +63,7 @@ def prepare_resume(
     if changes:
         _record(folder, after, changes, more)
     folder.clear_stop()
-    return Prepared(folder, after, Job(str(folder.path), resume=True), after.tracking.enabled)
+    return Prepared(folder, after, Job(str(folder.path), resume=True), after.tracking.enabled, callbacks)
 
 
 def resume(
@@ -65,10 +72,11 @@ def resume(
     *,
     more: int | None = None,
     storage: str | None = None,
+    callbacks: Sequence[Any] = (),
     progress: bool = False,
 ) -> RunResult:
     """Go on with a run and return its result (`orchestrator.runs.run` from the newest sound checkpoint)."""
-    prepared = prepare_resume(str(name), overrides, more=more, storage=storage, execute=False)
+    prepared = prepare_resume(str(name), overrides, more=more, storage=storage, execute=False, callbacks=callbacks)
     if not progress:
         return start(prepared)
     from orchestrator.console import watched

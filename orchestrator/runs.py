@@ -7,7 +7,7 @@ import os
 import sys
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import backends
 from backends.environment import environment
 from backends.errors import ConfigError, StorageFailed, UserError
 from orchestrator import build, launch, provenance, resolved
+from orchestrator.callbacks import own_objects
 from orchestrator.config import Experiment
 from orchestrator.epochs import counted
 from orchestrator.folder import Lines, RunFolder, acquire, create, storage_of, write_json
@@ -40,6 +41,8 @@ class Prepared:
     experiment: Experiment
     job: Job
     tracking: bool
+    callbacks: Sequence[Any] = ()
+    """Objects of the calling program, beside the callbacks of the file."""
 
 
 def checked(source: str | Path | Experiment | Mapping[str, Any], overrides: Any = None) -> Read:
@@ -78,6 +81,7 @@ def prepare(
     out: Path | None = None,
     start_from: str | None = None,
     execute: bool = True,
+    callbacks: Sequence[Any] = (),
 ) -> Prepared:
     """Check everything, then make the run folder. Nothing is written before all checks have passed.
 
@@ -87,6 +91,7 @@ def prepare(
     experiment = read.experiment
     if start_from is not None:
         experiment = experiment.changed(start_from=start_from)
+    refuse_objects_elsewhere(callbacks, experiment)
     try:
         launch.backend_installed(experiment.backend)
         launch.refuse_what_does_not_fit(experiment)
@@ -101,7 +106,19 @@ def prepare(
         execute_again(experiment)
     folder = create(storage, experiment.name, out)
     _fill(folder, read, experiment, uri, checkpoint)
-    return Prepared(folder, experiment, Job(str(folder.path)), experiment.tracking.enabled)
+    return Prepared(folder, experiment, Job(str(folder.path)), experiment.tracking.enabled, callbacks)
+
+
+def refuse_objects_elsewhere(callbacks: Sequence[Any], experiment: Experiment) -> None:
+    """Raise UserError where objects are no callbacks, or where they would have to travel to other processes."""
+    names = ", ".join(own_objects(callbacks))
+    if names and experiment.resources.workers:
+        raise UserError(
+            f"callbacks: {names}: objects of this program work in this process alone, and the file asks for "
+            f"{experiment.resources.workers} Ray worker(s). Set resources.workers to 0; or name the class in the file, "
+            'which travels: callbacks: [{kind: custom, target: "mine.py:Watch"}]',
+            path="resources.workers",
+        )
 
 
 def _storage(experiment: Experiment, explicit: bool) -> str | None:
@@ -160,7 +177,7 @@ def start(prepared: Prepared) -> RunResult:
         try:
             if experiment.resources.workers == 0:
                 _set_environment(experiment)
-                outcome = launch.in_process(prepared.job)
+                outcome = launch.in_process(prepared.job, prepared.callbacks)
             else:
                 outcome = launch.in_ray_train(prepared.job, experiment)
         except KeyboardInterrupt:
@@ -215,14 +232,17 @@ def run(
     *,
     out: str | Path | None = None,
     start_from: str | None = None,
+    callbacks: Sequence[Any] = (),
     progress: bool = False,
 ) -> RunResult:
     """Train an experiment (a file, a model or plain data) and return its result.
 
-    `overrides` maps dotted paths to values. Prints nothing unless `progress` is set. Raises ConfigError for mistakes
-    in the experiment, RunFailed where the run could not go on.
+    `overrides` maps dotted paths to values; `callbacks` are objects beside those of the file (`orchestrator.hooks`),
+    for runs in this process (`resources.workers: 0`). Prints nothing unless `progress` is set. Raises ConfigError for
+    mistakes in the experiment, RunFailed where the run could not go on.
     """
-    prepared = prepare(source, overrides, out=Path(out) if out else None, start_from=start_from, execute=False)
+    where = Path(out) if out else None
+    prepared = prepare(source, overrides, out=where, start_from=start_from, execute=False, callbacks=callbacks)
     if not progress:
         return start(prepared)
     from orchestrator.console import watched

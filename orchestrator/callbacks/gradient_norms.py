@@ -14,7 +14,7 @@ from backends.periods import Period
 from backends.spec import Leaf
 from orchestrator.hooks import Ask, Moment, Surroundings
 
-_WEIGHT = re.compile(r"(?:w|b|weight|bias|kernel|scale)_?")
+_WEIGHT = re.compile(r"(?:weight|bias|kernel|scale|w|b)_?")
 
 
 class GradientNorms(Leaf):
