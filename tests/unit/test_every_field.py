@@ -82,6 +82,12 @@ class Two(One):
     def pde(self, f):
         return f("u_xx") + f("x")
 
+def halved(ops, gradients, params, step):
+    return {name: 0.5 * g for name, g in gradients.items()}
+
+def doubled(ops, gradients, params, step):
+    return {name: 2.0 * g for name, g in gradients.items()}
+
 class Counts:
     def step(self, moment):
         return Ask(metrics={"mine": moment.step})
@@ -120,11 +126,19 @@ BASES: dict[str, Tree] = {
     "in epochs": rows({"kind": "diabetes", "batch": 88}, stages=[{"kind": "adam", "epochs": 1}]),
     "adamw": stage(kind="adamw", lr=1e-2),
     "sgd": stage(kind="sgd", lr=1e-2),
+    **{kind: stage(kind=kind, lr=1e-2) for kind in ("nadam", "radam", "lamb", "lion", "rmsprop", "adagrad")},
     "lbfgs": stage(kind="lbfgs"),
     "ssbroyden": stage(kind="ssbroyden"),
     "constant": stage(kind="adam", lr=1e-2, schedule={"kind": "constant", "warmup": 3}),
     "cosine": stage(kind="adam", lr=1e-2, schedule={"kind": "cosine", "warmup": 3}),
     "exponential": stage(kind="adam", lr=1e-2, schedule={"kind": "exponential", "warmup": 3, "every": 2}),
+    "linear": stage(kind="adam", lr=1e-2, schedule={"kind": "linear", "warmup": 3}),
+    "polynomial": stage(kind="adam", lr=1e-2, schedule={"kind": "polynomial", "warmup": 3}),
+    "step": stage(kind="adam", lr=1e-2, schedule={"kind": "step", "warmup": 3, "every": 2}),
+    "multistep": stage(kind="adam", lr=1e-2, schedule={"kind": "multistep", "warmup": 3, "milestones": [5, 7]}),
+    "cyclic_cosine": stage(kind="adam", lr=1e-2, schedule={"kind": "cyclic_cosine", "warmup": 3, "cycle": 2}),
+    "cyclic": stage(kind="adam", lr=1e-2, schedule={"kind": "cyclic", "warmup": 2, "cycle": 4}),
+    "one_cycle": stage(kind="adam", lr=1e-2, schedule={"kind": "one_cycle", "warmup": 1, "shape": "linear"}),
     "fixed": poisson(weights={"kind": "fixed"}),
     "norms": poisson(weights={"kind": "gradient_norms", "every": 2, "alpha": 0.1}),
     "relobralo": poisson(weights={"kind": "relobralo", "every": 2, "beta": 0.5}),
@@ -148,6 +162,8 @@ BASES: dict[str, Tree] = {
     "groups": poisson(groups={"first": {"params": ["w0"]}}),
     "rhythm": poisson(groups={"first": {"params": ["w0"], "every": 2}}),
     "clip": poisson(clip={"norm": 1.0}),
+    "noise": poisson(gradients={"noise": {"eta": 0.1, "gamma": 0.5}}),
+    "own gradients": poisson(gradients={"custom": {"target": "own.py:halved"}}),
     "best": poisson(checkpoint={"every": 100, "keep": 1, "best": "validation/bc"}, evaluate={"every": 1, "points": 20}),
     "stops": poisson(
         callbacks=[{"kind": "early_stopping", "mode": "max", "min_delta": 1e9, "patience": 1}],
@@ -155,8 +171,27 @@ BASES: dict[str, Tree] = {
     ),
     "never stops": poisson(callbacks=[{"kind": "early_stopping", "patience": 1, "mode": "max"}]),
     "ramp": poisson(callbacks=[{"kind": "ramp", "knob": "weight/bc", "start": 1, "end": 4, "begin": 2, "steps": 5}]),
+    "plateau": poisson(
+        callbacks=[{"kind": "reduce_on_plateau", "patience": 1, "threshold": 0.99, "cooldown": 1, "lowest": 0.01}],
+        evaluate={"every": 1, "points": 20},
+    ),
+    "rises": poisson(
+        callbacks=[{"kind": "reduce_on_plateau", "mode": "max", "threshold": 0.99}], evaluate={"every": 1, "points": 20}
+    ),
+    "gradients": poisson(callbacks=[{"kind": "gradient_norms", "every": 2}]),
+    "rates": stage(kind="adamw", lr=1e-2)
+    | {"callbacks": [{"kind": "lr_monitor", "every": 2}], "tracking": {"enabled": False, "every": 100}},
+    "throughput": poisson(callbacks=[{"kind": "throughput", "every": 2}]),
+    "memory": poisson(callbacks=[{"kind": "memory", "every": 2}]),
+    "profiled": poisson(callbacks=[{"kind": "profiler", "start": 2, "steps": 3}]),
     "tracked": poisson(tracking={"every": 1, "uri": "http://127.0.0.1:9"}),
 }
+
+ADAMS = ("poisson", "adamw", "nadam", "radam", "lamb")
+RATED = (*ADAMS, "lion", "rmsprop", "adagrad", "sgd")
+"""Bases with a first-order stage of each kind."""
+SCHEDULED = ("constant", "linear", "polynomial", "cosine", "exponential", "step", "multistep", "cyclic_cosine", "cyclic",
+             "one_cycle")  # fmt: skip
 
 CASES: list[tuple[str, str, Any, str]] = [
     # the top level
@@ -228,26 +263,43 @@ CASES: list[tuple[str, str, Any, str]] = [
     ("poisson", "scaling.coords", False, "records"),
     ("poisson", "scaling.fields", {"u": 2.0}, "records"),
     # stages
-    *[(base, "stages.0.name", "first", "parameters") for base in ("poisson", "adamw", "sgd", "lbfgs", "ssbroyden")],
-    *[(base, "stages.0.steps", 12, "result") for base in ("poisson", "adamw", "sgd", "lbfgs", "ssbroyden")],
+    *[(base, "stages.0.name", "first", "parameters") for base in (*RATED, "lbfgs", "ssbroyden")],
+    *[(base, "stages.0.steps", 12, "result") for base in (*RATED, "lbfgs", "ssbroyden")],
     ("in epochs", "stages.0.epochs", 2, "result"),
-    *[(base, "stages.0.epochs", 2, "error") for base in ("adamw", "sgd", "lbfgs", "ssbroyden")],  # beside `steps`
-    *[(base, "stages.0.precision", "float64", "types") for base in ("poisson", "adamw", "sgd")],
+    *[(base, "stages.0.epochs", 2, "error") for base in (*RATED[1:], "lbfgs", "ssbroyden")],  # beside `steps`
+    *[(base, "stages.0.precision", "float64", "types") for base in RATED],
     ("lbfgs", "stages.0.precision", "float32", "types"),
     ("ssbroyden", "stages.0.precision", "float32", "error"),
-    *[(base, "stages.0.lr", 2e-2, "arrays") for base in ("poisson", "adamw", "sgd")],
-    *[(base, "stages.0.b1", 0.5, "knobs") for base in ("poisson", "adamw")],
-    *[(base, "stages.0.b2", 0.5, "knobs") for base in ("poisson", "adamw")],
-    *[(base, "stages.0.eps", 1e-2, "knobs") for base in ("poisson", "adamw")],
-    ("adamw", "stages.0.weight_decay", 0.5, "knobs"),
-    ("sgd", "stages.0.momentum", 0.5, "knobs"),
-    *[(base, "stages.0.schedule", {"kind": "cosine"}, "knobs") for base in ("poisson", "adamw", "sgd")],
-    *[(base, "stages.0.compute", "bfloat16", "records") for base in ("poisson", "adamw", "sgd")],
-    *[(base, "stages.0.schedule.warmup", 4, "knobs") for base in ("constant", "cosine", "exponential")],
-    *[(base, "stages.0.schedule.steps", 8, "knobs") for base in ("cosine", "exponential")],
-    ("cosine", "stages.0.schedule.final", 0.5, "knobs"),
+    *[(base, "stages.0.lr", 2e-2, "arrays") for base in RATED],
+    *[(base, f"stages.0.{b}", 0.5, "knobs") for base in (*ADAMS, "lion") for b in ("b1", "b2")],
+    *[(base, "stages.0.eps", 1e-2, "knobs") for base in (*ADAMS, "rmsprop", "adagrad")],
+    *[(base, "stages.0.weight_decay", 0.5, "knobs") for base in RATED[1:]],
+    *[(base, "stages.0.momentum", 0.5, "knobs") for base in ("sgd", "rmsprop")],
+    ("rmsprop", "stages.0.decay", 0.5, "knobs"),
+    *[(base, "stages.0.initial", 0.5, "arrays") for base in ("rmsprop", "adagrad")],
+    ("rmsprop", "stages.0.centered", True, "arrays"),
+    ("sgd", "stages.0.nesterov", True, "arrays"),
+    *[(base, "stages.0.schedule", {"kind": "cosine"}, "knobs") for base in RATED],
+    *[(base, "stages.0.compute", "bfloat16", "records") for base in RATED],
+    *[(base, "stages.0.schedule.warmup", 4, "knobs") for base in SCHEDULED],
+    *[
+        (base, "stages.0.schedule.steps", 8, "knobs")
+        for base in ("linear", "polynomial", "cosine", "exponential", "one_cycle")
+    ],
+    *[(base, "stages.0.schedule.final", 0.5, "knobs") for base in SCHEDULED if base not in ("constant", "cyclic")],
+    *[(base, "stages.0.schedule.every", 3, "knobs") for base in ("exponential", "step")],
+    *[(base, "stages.0.schedule.gamma", 0.5, "knobs") for base in ("step", "multistep")],
+    *[(base, "stages.0.schedule.cycle", 3, "knobs") for base in ("cyclic_cosine", "cyclic")],
+    *[(base, "stages.0.schedule.shrink", 0.5, "knobs") for base in ("cyclic_cosine", "cyclic")],
+    ("polynomial", "stages.0.schedule.power", 3.0, "knobs"),
     ("exponential", "stages.0.schedule.decay", 0.5, "knobs"),
-    ("exponential", "stages.0.schedule.every", 3, "knobs"),
+    ("multistep", "stages.0.schedule.milestones", [5, 8], "knobs"),
+    ("cyclic_cosine", "stages.0.schedule.growth", 2.0, "knobs"),
+    ("cyclic", "stages.0.schedule.low", 0.5, "knobs"),
+    ("one_cycle", "stages.0.schedule.shape", "cosine", "knobs"),
+    ("one_cycle", "stages.0.schedule.rise", 0.5, "knobs"),
+    ("one_cycle", "stages.0.schedule.fall", 0.6, "knobs"),
+    ("one_cycle", "stages.0.schedule.start", 0.5, "knobs"),
     *[(base, "stages.0.line_search", 2, "iterations") for base in ("lbfgs", "ssbroyden")],
     *[(base, "stages.0.tolerance", 1e2, "iterations") for base in ("lbfgs", "ssbroyden")],
     ("lbfgs", "stages.0.memory", 2, "iterations"),
@@ -281,6 +333,13 @@ CASES: list[tuple[str, str, Any, str]] = [
     ("fixed", "weights", {"kind": "gradient_norms", "every": 2}, "records"),
     ("fixed", "weights", {"kind": "relobralo", "every": 2}, "records"),
     ("poisson", "clip", {"norm": 1.0}, "knobs"),
+    ("clip", "clip.value", 0.5, "knobs"),
+    ("poisson", "gradients", {"noise": {}}, "knobs"),
+    ("poisson", "gradients.noise", {}, "knobs"),
+    ("noise", "gradients.noise.eta", 0.2, "knobs"),
+    ("noise", "gradients.noise.gamma", 1.0, "knobs"),
+    ("poisson", "gradients.custom", {"target": "own.py:halved"}, "arrays"),
+    ("own gradients", "gradients.custom.target", "own.py:doubled", "arrays"),
     ("clip", "clip.norm", 2.0, "knobs"),
     # groups, memory
     ("groups", "groups.first.params", ["w1"], "settings"),
@@ -312,6 +371,23 @@ CASES: list[tuple[str, str, Any, str]] = [
     ("ramp", "callbacks.0.begin", 3, "knobs"),
     ("ramp", "callbacks.0.steps", 4, "knobs"),
     ("ramp", "callbacks.0.scale", "log", "knobs"),
+    ("plateau", "callbacks.0.metric", "validation/bc", "remembered"),
+    ("plateau", "callbacks.0.mode", "max", "remembered"),
+    ("plateau", "callbacks.0.factor", 0.5, "knobs"),
+    ("plateau", "callbacks.0.patience", 2, "knobs"),
+    ("rises", "callbacks.0.threshold", 0.0, "remembered"),
+    ("plateau", "callbacks.0.cooldown", 3, "knobs"),
+    ("plateau", "callbacks.0.lowest", 0.5, "knobs"),
+    ("gradients", "callbacks.0.every", 5, "said"),
+    ("gradients", "callbacks.0.by", "parameter", "said"),
+    ("rates", "callbacks.0.every", 5, "said"),
+    ("rates", "callbacks.0.momentum", True, "said"),
+    ("rates", "callbacks.0.weight_decay", True, "said"),
+    ("throughput", "callbacks.0.every", 5, "said"),
+    ("memory", "callbacks.0.every", 5, "said"),
+    ("profiled", "callbacks.0.start", 4, "kept"),
+    ("profiled", "callbacks.0.steps", 5, "kept"),
+    *[(base, "callbacks", [], "said") for base in ("gradients", "rates", "throughput", "memory")],
     ("own callback", "callbacks.0.target", "own.py:Doubles", "records"),
     # where it runs, and who hears of it
     ("poisson", "resources.workers", 2, "host"),
@@ -473,6 +549,8 @@ def _left(result: Any, made: list[NumpyBackend]) -> Tree:
             for r in read_jsonl(run_folder.metrics)[0]
         ],
     }
+    found["said"] = [(r["step"], sorted(r["metrics"])) for r in read_jsonl(run_folder.metrics)[0]]
+    found["kept"] = [(e["step"], e["path"]) for e in read_jsonl(run_folder.events)[0] if e["event"] == "artifact"]
     if not made:
         return found
     backend = made[-1]
