@@ -61,7 +61,8 @@ class OwnGradients(Leaf):
                 f"{self.target!r} is called with (ops, gradients, params, step), which it does not take: {error}",
                 path="gradients.custom.target",
             ) from error
-        return found
+        function: Any = found
+        return function
 
 
 class Gradients(Leaf):
