@@ -53,6 +53,7 @@ def _tree(experiment: Experiment, task: Task) -> dict[str, Any] | None:
             "give a number of steps",
             path=path,
         )
+    length /= experiment.accumulate  # batches of each optimizer step
     tree = experiment.tree()
     for path, epochs in found.items():
         _put(tree, path.split("."), epochs.steps(length / experiment.accumulate))

@@ -174,13 +174,16 @@ def _form(model: Any, example: Any) -> Form | None:
         if derives(first, "flax.linen", "Module"):
             return _linen(first, second if "params" in second else {"params": second}, lambda new: new)
         if callable(second):
-            made = _made(first, example) if callable(first) and not jax.tree.leaves(first) else first
+            made = _made(first, example) if callable(first) and not _arrays(first) else first
             return _function(made, second, lambda new: (new, second))
     init, apply = getattr(model, "init", None), getattr(model, "apply", None)
     if callable(init) and callable(apply):
         return _function(_made(init, example), apply, lambda new: (new, apply))
-    leaves = [leaf for leaf in jax.tree.leaves(model) if hasattr(leaf, "dtype")]
-    return _pytree(model) if leaves else None
+    return _pytree(model) if _arrays(model) else None
+
+
+def _arrays(tree: Any) -> list[Any]:
+    return [leaf for leaf in jax.tree.leaves(tree) if hasattr(leaf, "dtype")]
 
 
 def _nnx(module: Any) -> Form:
