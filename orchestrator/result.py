@@ -107,15 +107,18 @@ class RunResult:
             key=lambda p: (p.stem.rpartition("-")[2], p.name),
         )
 
-    def predict(self, points: Mapping[str, Any], names: Sequence[str] | None = None) -> dict[str, NDArray[np.float64]]:
+    def predict(
+        self, points: Mapping[str, Any], names: Sequence[str] | None = None, *, checkpoint: str = "last"
+    ) -> dict[str, NDArray[np.float64]]:
         """Outputs of the trained network at points.
 
         `points`: one array per coordinate (or input column), all of one length. `names`: outputs, derivatives such as
-        `u_x` included; default: all fields. Loads the newest checkpoint on the run's backend, in this process.
+        `u_x` and terms such as `residual/pde` included; default: all fields. `checkpoint`: `last`, `best` or a name.
+        It is loaded on the run's backend, in this process.
         """
         from orchestrator.predictions import predict
 
-        return predict(self.folder, points, names)
+        return predict(self.folder, points, names, checkpoint=checkpoint)
 
     def __repr__(self) -> str:
         error = self.metrics.get("error/l2", self.metrics.get("validation/total", math.nan))

@@ -72,7 +72,7 @@ VERBS = sorted(get_command(cli.app).commands)  # type: ignore[attr-defined]
 
 def test_the_verbs_of_the_design_are_there():
     assert set(VERBS) == {
-        *("new", "compare"),
+        *("new", "compare", "predict", "delete"),
         *("run", "resume", "stop", "sync", "check", "agree", "plan", "export"),
         *("list", "show", "tasks", "schema", "ui", "doctor"),
     }
