@@ -17,9 +17,9 @@ from backends.checkpoint import Snapshot
 from backends.data import ROW
 from backends.environment import environment
 from backends.errors import UserError, nearest
-from backends.names import EXACT, NORMAL
+from backends.names import NORMAL
 from backends.pde import RESIDUAL, PdeTask
-from backends.reference import solved
+from backends.regions import draw, with_exact
 from orchestrator.assemble import Assembled, assemble
 from orchestrator.folder import RunFolder, find, read_jsonl
 from orchestrator.reader import read_experiment
@@ -54,7 +54,8 @@ class Predictor:
             return (ROW,)
         asked = {n.removeprefix(RESIDUAL) for n in names if n.startswith(RESIDUAL)}
         regions = [r.region for r in task.recordings.values() if asked & set(r.names)]
-        own = [getattr(task.problem, region.at)(np.random.default_rng(0)) for region in regions if region.at]
+        rng = np.random.default_rng(0)
+        own = [draw(task.problem, region, (), 1, "uniform", rng) for region in regions if region.at]
         normals = [NORMAL + c for c in self.inputs] if regions else []
         return tuple(dict.fromkeys([*normals, *(c for columns in own for c in columns if c not in self.inputs)]))
 
@@ -68,7 +69,7 @@ class Predictor:
         given: dict[str, NDArray[Any]] = dict(columns)
         task = self.made.task
         if isinstance(task, PdeTask):
-            given |= _exact(task, given, names)
+            given = _with_exact(task, given, names)
         elif ROW not in given and "image" in self.inputs:
             given[ROW] = np.arange(len(given[self.inputs[0]]), dtype=np.int64)
         return self.made.backend.predict(self.state, tuple(names), given)
@@ -188,11 +189,8 @@ def _column(name: str, values: Any) -> NDArray[Any]:
     return column if name == ROW else column.astype(np.float64)
 
 
-def _exact(task: PdeTask, columns: Mapping[str, NDArray[Any]], names: Sequence[str]) -> dict[str, NDArray[Any]]:
-    """The reference solution at the samples, where a term that is asked for reads it."""
+def _with_exact(task: PdeTask, columns: Mapping[str, NDArray[Any]], names: Sequence[str]) -> dict[str, NDArray[Any]]:
+    """The samples with the reference solution, where a term that is asked for reads it."""
     asked = {n.removeprefix(RESIDUAL) for n in names if n.startswith(RESIDUAL)}
     wanted = {f for r in task.recordings.values() if asked & set(r.names) for f in r.exact}
-    if not wanted:
-        return {}
-    known = solved(task.problem, {c: np.asarray(columns[c], np.float64) for c in task.problem.coords})
-    return {EXACT + f: known[f] for f in sorted(wanted)}
+    return dict(with_exact(task.problem, columns, sorted(wanted)))

@@ -329,6 +329,18 @@ def test_a_term_on_measured_points_reads_the_files_columns(here: Path, monkeypat
     assert result.predict({"t": [0.5], "x": [0.5], "measured": [2.0]}, ["residual/data"])
 
 
+def test_observations_of_a_file_are_a_term_that_can_be_asked_for(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+):
+    use(monkeypatch)
+    (here / "seen.csv").write_text("x,y,u\n0.1,0.2,0.3\n0.4,0.5,0.6\n")
+    run({**TREE, "data": {"kind": "observations", "path": "seen.csv"}})
+    (here / "p.csv").write_text("x,y,observed_u\n0.5,0.5,2.0\n")
+    code, out, err = call(capsys, "poisson", "--points", "p.csv", "--outputs", "u,residual/data")
+    assert (code, err) == (0, "")
+    assert table(out)[1][0, 3] == pytest.approx(table(out)[1][0, 2] - 2.0)
+
+
 def test_a_regression_is_asked_by_its_inputs(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any):
     use(monkeypatch)
     (here / "data.csv").write_text("a,b,y\n" + "".join(f"{i},{i * i},{2 * i}\n" for i in range(20)))
