@@ -19,9 +19,9 @@ from orchestrator import build, launch
 from orchestrator.config import Experiment
 from orchestrator.folder import storage_of
 from orchestrator.planning import estimate, room
-from orchestrator.planning.origins import Origin, origins
-from orchestrator.planning.probe import probe
-from orchestrator.planning.upload import Upload, upload
+from orchestrator.planning.probing import probe
+from orchestrator.planning.sources import Origin, origins
+from orchestrator.planning.uploads import Upload, upload
 from orchestrator.reader import Read
 from orchestrator.runs import _storage, checked, read_folder
 from orchestrator.start_from import beginning

@@ -102,7 +102,7 @@ def measure(folder: RunFolder, workers: int, budget: float) -> dict[str, Any]:
         for i in range(len(plan.stages)):
             found["stages"].append(stage(plan, live, i, budget, folder))
             found["stages"][-1]["chunks"] = chunks(plan, found["samples"], found["stages"][-1]["precision"], device)
-        found["figure_compile"], found["figure"] = figure(plan, live, folder, experiment)
+        found["figure_compile"], found["figure"] = figure(plan, live, folder, experiment, 2 if budget else 1)
         memory = getattr(module, "memory", None)
         found["memory"]["device"] = dict(memory(device)) if memory is not None else {}
     found["memory"]["peak"] = max([peak(), *(s["peak"] for s in found["stages"])])
@@ -215,18 +215,20 @@ def speed(plan: Plan, live: Live, number: int, budget: float) -> dict[str, Any]:
     return {"laps": laps, "ok": all(lap["ok"] for lap in laps)}
 
 
-def figure(plan: Plan, live: Live, folder: RunFolder, experiment: Any) -> tuple[dict[str, float], dict[str, float]]:
-    """All pictures: the first time with what they import, and once more."""
+def figure(
+    plan: Plan, live: Live, folder: RunFolder, experiment: Any, times: int
+) -> tuple[dict[str, float], dict[str, float]]:
+    """All pictures: the first time with what they import, and the last time."""
     from orchestrator.figures import draw_all
 
     laps = []
     clock = Clock()
-    for _ in range(2):
+    for _ in range(times):
         with suppress(Exception):  # a picture that fails is a warning of the run
             drawn = plan.task.pictures(predictor(plan.backend, live.state), plan.feed.take(0, 1).fixed())
             draw_all(drawn, folder, experiment, 1)
         laps.append(clock.lap())
-    return laps[0], laps[1]
+    return laps[0], laps[-1]
 
 
 # --- memory ---

@@ -46,30 +46,27 @@ def _leaves(tree: Any, path: Path_) -> list[tuple[Path_, Any]]:
 
 
 def _origin(read: Read, path: Path_) -> str:
-    """`default` where the document has no such value; short forms (`pde: 4000`) are where their whole stands."""
-    node: Any = read.document.tree
-    for depth, part in enumerate(path):
-        if part in (node if isinstance(node, Mapping) else range(len(node)) if isinstance(node, list | tuple) else ()):
-            node = node[part]
-        elif depth and not isinstance(node, Mapping | list | tuple) and node is not None:
-            break  # a short form: this leaf was made of it, where nothing else could have been
-        else:
-            return "default"
-    short = not isinstance(node, Mapping | list | tuple) and _is_default_of_short(path, node, read)
-    return "default" if short else _shown(read, path)
-
-
-def _is_default_of_short(path: Path_, node: Any, read: Read) -> bool:
-    """A field beside the one that a short form gives (`points.pde.sampler` of `pde: 4000`)."""
-    value: Any = read.experiment.tree()
-    for part in path:
-        value = value[part]
+    """`default` where the document has no such value. A short form (`pde: 4000`) is the origin of what it became."""
     given: Any = read.document.tree
+    value: Any = read.experiment.tree()
+    short = False
     for part in path:
         if not isinstance(given, Mapping | list | tuple):
-            return value != node
-        given = given[part]  # type: ignore[index]
-    return False
+            short = True
+        elif _has(given, part):
+            given = _child(given, part)
+        else:
+            return "default"
+        value = _child(value, part)
+    return "default" if short and given != value else _shown(read, path)
+
+
+def _has(node: Any, part: str | int) -> bool:
+    return part in node if isinstance(node, Mapping) else isinstance(part, int) and part < len(node)
+
+
+def _child(node: Any, part: Any) -> Any:
+    return node[part]
 
 
 def _shown(read: Read, path: Path_) -> str:

@@ -26,10 +26,11 @@ def probe(source: Any, overrides: Any, experiment: Experiment) -> tuple[dict[str
     workers = max(experiment.resources.workers, 1)
     with tempfile.TemporaryDirectory(prefix="orchestrator-plan-") as folder:
         prepared = prepare(source, _here(overrides, folder), out=Path(folder, "run"), execute=False)
-        cold = _measured(prepared, experiment, workers, 0.0)
+        compiles = experiment.compile != "never"
+        cold = _measured(prepared, experiment, workers, 0.0) if compiles else None
         warm = _measured(prepared, experiment, workers, BUDGET_S)
         said = [e["message"] for e in read_jsonl(prepared.folder.events)[0] if e.get("event") == "warning"]
-    return warm, cold, list(dict.fromkeys(said))
+    return warm, cold or warm, list(dict.fromkeys(said))
 
 
 def _here(overrides: Any, folder: str) -> Any:
