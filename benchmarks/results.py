@@ -55,6 +55,18 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
 
 
+def table_rows(text: str, head: Sequence[str]) -> list[list[str]]:
+    """The cells of the markdown table with this head; empty where there is none."""
+    lines = text.splitlines()
+    first = table(head, []).splitlines()[0]
+    rows = []
+    for line in lines[lines.index(first) + 2 :] if first in lines else []:
+        if not line.startswith("|"):
+            break
+        rows.append([cell.strip() for cell in line.strip("|").split("|")])
+    return rows
+
+
 def _written(name: str, section: Section, load: Sequence[float]) -> str:
     versions = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in PACKAGES)
     return f"""## {name}
