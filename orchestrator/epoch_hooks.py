@@ -78,7 +78,8 @@ class EpochHooks:
         """`view` is what hooks get as `trainer`; `batch_of(step)` a batch that a step read; `words` translates the
         names of metrics. Raises UserError where a hook asks for something that a step does not have."""
         self.callback, self.view, self.batch_of, self.words = callback, view or View(), batch_of, words
-        self.steps_per_epoch = steps_per_epoch
+        self.steps_per_epoch, self.whole = steps_per_epoch, True
+        """`whole`: the training is not one of several calls, of which neither is the start or the end."""
         self._hooks = {what: found for what in HOOKS if (found := _hook(callback, what)) is not None}
         self._sums = np.zeros(0)
         self._steps = 0
@@ -99,7 +100,8 @@ class EpochHooks:
         """Before the first step."""
         self._done = moment.step
         self.view.global_step, self.view.current_epoch = moment.step, self._epoch(moment.step)
-        found = [call(self.callback, "start", moment), self._call("train_start", {}, moment.step)]
+        found = [call(self.callback, "start", moment)]
+        found += [self._call("train_start", {}, moment.step)] if self.whole else []
         found += self._validated(moment)
         return _merged(found, self.view)
 
@@ -117,7 +119,8 @@ class EpochHooks:
 
     def end(self, moment: Moment, outcome: Outcome) -> Any:
         """After the last step."""
-        self._call("train_end", self.words(dict(outcome.metrics)), moment.step)
+        if self.whole:
+            self._call("train_end", self.words(dict(outcome.metrics)), moment.step)
         return call(self.callback, "end", moment, outcome)
 
     def state(self) -> dict[str, Any] | None:
@@ -156,7 +159,7 @@ class EpochHooks:
         return found
 
     def _validated(self, moment: Moment) -> list[Any]:
-        if not moment.metrics:
+        if not any(name.startswith("validation/") for name in moment.metrics):
             return []
         logs, epoch = dict(self.words(moment.metrics)), self._epoch(max(moment.step - 1, 0))
         self._call("validation_start", {}, moment.step, epoch=epoch)

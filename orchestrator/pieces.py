@@ -51,7 +51,7 @@ class Pieces:
         if resume:
             found = checkpoint.newest(self.folder.checkpoints, self.recorder.warn)
             if found is not None:
-                return self._restored(found)
+                return self.restored(found)
             if checkpoint.listing(self.folder.checkpoints):
                 self.recorder.warn("there is no sound checkpoint in this run: it starts again from step 0")
         state = self.made.backend.init(self.made.experiment.seed)
@@ -60,7 +60,7 @@ class Pieces:
             state = self._adopted(state, checkpoint.load(Path(start_from)))
         return Live(Position(), state)
 
-    def _restored(self, snapshot: checkpoint.Snapshot) -> Live:
+    def restored(self, snapshot: checkpoint.Snapshot) -> Live:
         """Everything that a checkpoint holds, back in place."""
         loop = snapshot.loop
         state = self.made.backend.load(snapshot.arrays, snapshot.meta)
@@ -147,11 +147,17 @@ class Pieces:
 
     def save(self, live: Live, best: bool) -> str:
         """Write a checkpoint (rank 0) and forget the ones that are not kept. Returns its name."""
-        name = f"step-{live.at.step:09d}"
         if self.world.rank != 0:
-            return name
+            return f"step-{live.at.step:09d}"
+        path = checkpoint.save(self.folder.checkpoints, self.snapshot(live))
+        self.recorder.saved(path, live.at.step, best)
+        checkpoint.prune(self.folder.checkpoints, self.made.experiment.checkpoint.keep, self.recorder.best_steps)
+        return path.name
+
+    def snapshot(self, live: Live) -> checkpoint.Snapshot:
+        """Everything that `restored` puts back."""
         arrays, meta = self.made.backend.arrays(live.state)
-        snapshot = checkpoint.Snapshot(
+        return checkpoint.Snapshot(
             step=live.at.step,
             arrays=arrays,
             meta={**meta, **self.recorder.facts, "metrics": {k: v for k, v in live.latest.items() if math.isfinite(v)}},
@@ -170,10 +176,6 @@ class Pieces:
             },
             points=self.feed.arrays(),
         )
-        path = checkpoint.save(self.folder.checkpoints, snapshot)
-        self.recorder.saved(path, live.at.step, best)
-        checkpoint.prune(self.folder.checkpoints, self.made.experiment.checkpoint.keep, self.recorder.best_steps)
-        return path.name
 
     def _remembered(self) -> dict[str, Any]:
         """The state of every callback that has one. Raises OwnCodeFailed where it is no plain data."""

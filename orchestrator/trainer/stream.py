@@ -44,13 +44,14 @@ class StreamFeed:
         self._epoch, self._read, self._done = -1, 0, 0
         self._iterator: Iterator[Any] = iter(())
         self._generators = Generators(seed, 0, loader)
-        self._first: Arrays | None = None
+        self._start: Arrays | None = None
         self._last: dict[int, Arrays] = {}
         self._begin(0)
         if not self._pull():
             raise UserError("the data gives no batch", path="data")
         self.form = Form.of(self._ahead[0])
         columns = self.form.columns(self._ahead[0])
+        self.first = columns
         self._shapes = {name: value.shape for name, value in columns.items()}
         self.batch = samples(columns)
         self.bytes = sum(value.nbytes for value in columns.values())
@@ -99,7 +100,7 @@ class StreamFeed:
 
     def _begin(self, epoch: int) -> None:
         self._ahead.clear()
-        self._epoch, self._read, self._first = epoch, 0, None
+        self._epoch, self._read, self._start = epoch, 0, None
         self._generators.restart(epoch)
         try:
             with self._generators:
@@ -148,14 +149,14 @@ class StreamFeed:
                     "in the first batch; all batches but an epoch's last have one shape"
                 )
         if self._read == 0:
-            self._first = columns
+            self._start = columns
         self._read += 1
         self._done += 1
         return columns
 
     def _filled(self, columns: Arrays, rows: int) -> Arrays:
         """A short batch with the first samples of the epoch behind it."""
-        first = self._first or {}
+        first = self._start or {}
         return {
             name: np.concatenate([value, first[name][: self.batch - rows]])
             if name in first and value.shape[1:] == first[name].shape[1:]

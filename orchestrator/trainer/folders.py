@@ -1,0 +1,62 @@
+"""A run folder for a Trainer that wants one: the same files as any other run has, so that `list`, `show`, `compare`
+and MLflow see it. It can't be run or resumed from its file, for the model lives in the user's program."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from orchestrator import provenance, resolved
+from orchestrator.folder import Lines, RunFolder, acquire, create, storage_of, write_json
+from orchestrator.record import Recorder
+from orchestrator.result import RunResult
+from orchestrator.tracking import effective_uri, run_record
+from orchestrator.trainer.translate import TrainerRun
+
+HEAD = "# What a Trainer did; its model and data live in the program that made it, so this file can't be run again.\n"
+
+
+def made(experiment: TrainerRun, storage: str) -> RunFolder:
+    """A new run folder. Raises UserError, StorageFailed."""
+    folder = create(storage_of(storage), experiment.name)
+    tree = experiment.tree()
+    uri = effective_uri(experiment.tracking, False)
+    tree["tracking"]["uri"] = uri
+    tree = resolved.write(folder, tree, HEAD)
+    folder.original.write_text(folder.experiment.read_text(encoding="utf-8"), encoding="utf-8")
+    origin = provenance.capture(tree, Path.cwd())
+    write_json(folder.provenance, origin)
+    write_json(folder.run, run_record(uuid.uuid4().hex, experiment, tree, uri, origin))
+    _status(folder, 0, "waiting")
+    return folder
+
+
+@contextmanager
+def recorded(folder: RunFolder, experiment: TrainerRun, resumed: bool) -> Iterator[Recorder]:
+    """The folder's lock, its recorder, and the uploader to MLflow where that is wanted."""
+    from orchestrator import uploader
+
+    with acquire(folder):
+        handle = uploader.start(folder) if experiment.tracking.enabled else None
+        try:
+            with Recorder(folder, experiment, resumed=resumed) as recorder:
+                yield recorder
+        finally:
+            if handle is not None:
+                handle.finish()
+
+
+def concluded(folder: RunFolder, outcome: dict[str, Any], error: Exception | None) -> RunResult:
+    """Write how it ended."""
+    result = RunResult.of(folder, outcome, error)
+    write_json(folder.result, result.as_dict())
+    _status(folder, result.step, result.status, message=result.reason, final=True)
+    return result
+
+
+def _status(folder: RunFolder, step: int, status: str, **more: Any) -> None:
+    Lines(folder.events).append({"time": time.time(), "step": step, "event": "status", "status": status, **more})
