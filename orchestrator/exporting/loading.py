@@ -41,6 +41,7 @@ def load(folder: str | Path) -> Function:
 
     def function(columns: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
         given = {name: np.asarray(columns[name]) for name in about["inputs"]}
-        return dict(made.backend.predict(state, tuple(about["outputs"]), given))
+        found = made.backend.predict(state, tuple(about["outputs"]), given)
+        return {name: value.astype(about["precision"]) for name, value in found.items()}
 
     return function

@@ -200,6 +200,7 @@ def planned(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], P
     return data, folder
 
 
+@pytest.mark.slow
 def test_a_plan_says_what_the_run_will_need(planned: tuple[dict[str, Any], Path]):
     data, _ = planned
     assert data["parameters"] == {"total": 67, "trained": 67, "by_prefix": {"network": 67}}
@@ -222,10 +223,12 @@ def test_a_plan_says_what_the_run_will_need(planned: tuple[dict[str, Any], Path]
     assert data["upload"]["files"] == 1
 
 
+@pytest.mark.slow
 def test_a_plan_leaves_nothing_behind(planned: tuple[dict[str, Any], Path]):
     assert [p.name for p in planned[1].iterdir()] == ["file.yaml"]
 
 
+@pytest.mark.slow
 def test_a_probe_that_fails_is_told_in_one_line(here: Path):
     (here / "own.py").write_text(
         "from orchestrator import Problem, residual\n\n\nclass Own(Problem):\n    coords = {'x': (0, 1)}\n"

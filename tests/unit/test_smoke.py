@@ -47,6 +47,7 @@ def states(parts: list[Part]) -> dict[str, str]:
     return {part.part: part.state for part in parts}
 
 
+@pytest.mark.slow
 def test_every_part_of_a_sound_experiment_is_tried_and_nothing_is_left(here: Path):
     (here / "own.py").write_text(OWN.format(line="assert moment.losses.shape[1] == 3"))
     callbacks = [{"kind": "custom", "target": "own.py:Watch"}, {"kind": "early_stopping"}]
