@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from pydantic_core import PydanticCustomError
 
+from backends.custom_optimizer import CustomOptimizer
 from backends.errors import UserError, nearest
 from backends.spec import Leaf
 from backends.stages import QUASI_NEWTON, Stage
@@ -129,9 +130,11 @@ def columns(groups: Groups) -> tuple[str, ...]:
 def check_stages(groups: Groups, stages: Sequence[Stage], terms: Sequence[Term]) -> None:
     """Raises UserError where a quasi-Newton stage meets what only a first-order stage can do."""
     for i, stage in enumerate(stages):
-        if not isinstance(stage, QUASI_NEWTON):
+        if not isinstance(stage, (*QUASI_NEWTON, CustomOptimizer)):
             continue
         what = f"the stage {stage.name!r} ({stage.kind}) minimises one loss over all its parameters at once"
+        if isinstance(stage, CustomOptimizer):
+            what = f"the stage {stage.name!r} has an own optimizer, which alone decides on its parameters"
         for name, field in _ways(groups):
             raise UserError(
                 f"{what}, so the group {name!r} can't have its own `{field}`; such stages know only `freeze: true`",

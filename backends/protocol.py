@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backends import groups as parameter_groups
+from backends.custom_optimizer import OwnOptimizer
 from backends.errors import UserError
 from backends.gradients import Noise, Process, limits
 from backends.groups import Groups
@@ -58,6 +59,8 @@ class Settings:
     """Added to gradients in first-order stages."""
     process: Process | None = None
     """The user's function of the gradients (`backends.gradients`)."""
+    optimizers: Mapping[str, OwnOptimizer] = field(default_factory=dict)
+    """The user's own optimizers, by the name of the stage."""
     capacity: int = 1000
     """Most steps per dispatch: the length of the output buffer."""
     world: World = World()

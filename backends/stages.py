@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, NonNegativeFloat, model_validator
 from pydantic_core import PydanticCustomError
 
+from backends.custom_optimizer import CustomOptimizer
 from backends.first_order import Adagrad, Adam, AdamW, Lamb, Lion, Nadam, Radam, RmsProp, Sgd
 from backends.spec import Precision
 from backends.stage import AnyStage, FirstOrder
@@ -61,8 +62,9 @@ class SsBroyden(QuasiNewton):
 
 
 Stage = Annotated[
-    Adam | AdamW | Nadam | Radam | Lamb | Lion | RmsProp | Adagrad | Sgd | Lbfgs | SsBroyden,
+    Adam | AdamW | Nadam | Radam | Lamb | Lion | RmsProp | Adagrad | Sgd | CustomOptimizer | Lbfgs | SsBroyden,
     Field(discriminator="kind"),
 ]
 FIRST_ORDER: tuple[type[FirstOrder], ...] = (Adam, AdamW, Nadam, Radam, Lamb, Lion, RmsProp, Adagrad, Sgd)
+"""Ours; the user's own is a `CustomOptimizer`."""
 QUASI_NEWTON: tuple[type[QuasiNewton], ...] = (Lbfgs, SsBroyden)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import backends
+from backends.custom_optimizer import CustomOptimizer
 from backends.networks.custom import CustomNetwork
 from backends.own_code import load as load_own
 from backends.protocol import Backend, Settings, World, precision_of
@@ -58,6 +59,7 @@ def assemble(
         compile=experiment.compile,
         clip=experiment.clip,
         noise=experiment.gradients.noise,
+        optimizers={s.name: s.load(folder, experiment.backend) for s in stages if isinstance(s, CustomOptimizer)},
         process=own.load(folder) if (own := experiment.gradients.custom) else None,
         groups=experiment.groups,
         accumulate=experiment.accumulate,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from backends.custom_optimizer import CustomOptimizer
 from backends.errors import UserError, nearest
 from backends.groups import Grouping, check_stages, check_terms
 from backends.networks.custom import CustomNetwork
@@ -20,6 +21,7 @@ from orchestrator.callbacks import EarlyStopping, Ramp, ReduceOnPlateau
 from orchestrator.callbacks import check as check_callbacks
 from orchestrator.config import Experiment
 from orchestrator.knobs import owners
+from orchestrator.loggers import check as check_loggers
 
 
 def task_of(experiment: Experiment, folder: Path, network: Any = None) -> Task:
@@ -53,12 +55,19 @@ def check(experiment: Experiment, folder: Path) -> Task:
         raise UserError(message, path=f"callbacks.{ramps[number][0]}.knob")
     rates = any(hasattr(stage, "lr") for stage in experiment.stages)
     steps = experiment.total_steps if not in_epochs(experiment) else None
+    check_loggers(experiment.loggers)
     check_callbacks(experiment.callbacks, folder, total_steps=steps, rates=rates)
     if isinstance(experiment.network, CustomNetwork):
         try:
             load_own(experiment.network.target, folder)
         except UserError as error:
             raise UserError(str(error), path="network.target") from error
+    for i, stage in enumerate(experiment.stages):
+        if isinstance(stage, CustomOptimizer):
+            try:
+                stage.load(folder, experiment.backend)
+            except UserError as error:
+                raise UserError(str(error), path=f"stages.{i}.target") from error
     if experiment.gradients.custom:
         try:
             experiment.gradients.custom.load(folder)

@@ -51,7 +51,8 @@ class JaxBackend:
         self._world = settings.world
         self._programs = programs(task, self._stages, settings)
         self._probes = tuple(
-            replace(p, kind="", method="", stage=None, columns=(), compute=None, process=None) for p in self._programs
+            replace(p, kind="", method="", stage=None, columns=(), compute=None, process=None, own=None)
+            for p in self._programs
         )
         self._readers = tuple(replace(p, world=1) for p in self._probes)
         self._holder = Holder(task, self._world, self._device, settings.accumulate)

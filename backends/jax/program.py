@@ -16,6 +16,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from backends import scaling
+from backends.custom_optimizer import OwnOptimizer
 from backends.errors import UserError, nearest
 from backends.gradients import Process
 from backends.groups import Grouping, check_stages
@@ -56,12 +57,16 @@ class Program:
     remat: bool = False
     process: Process | None = None
     """The user's function of the gradients."""
+    own: OwnOptimizer | None = None
+    """The user's optimizer."""
     task: Task = field(compare=False, repr=False, kw_only=True)
     warn: Callable[[str], None] = field(compare=False, repr=False, kw_only=True)
     compiled: bool = field(compare=False, repr=False, kw_only=True)
     """False: every call runs the Python text."""
     initial: float = field(default=0.0, compare=False, repr=False, kw_only=True)
     """What a stage's sum of squares begins with: read when a state is made, not by compiled functions."""
+    lr: float = field(default=0.0, compare=False, repr=False, kw_only=True)
+    """Of the stage, likewise."""
 
     @property
     def dtype(self) -> Any:
@@ -166,9 +171,11 @@ def programs(task: Task, stages: Sequence[Stage], settings: Settings) -> tuple[P
                 getattr(stage, "compute", None),
                 settings.remat,
                 settings.process if hasattr(stage, "lr") else None,
+                settings.optimizers.get(stage.name),
                 task=task,
                 warn=settings.warn,
                 initial=getattr(stage, "initial", 0.0),
+                lr=getattr(stage, "lr", 0.0),
                 compiled=settings.compile != "never" or settings.world.size > 1,
             )
         )

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from backends.custom_optimizer import refuse_foreign
 from backends.errors import UserError, nearest
 from backends.jax import quasi_newton, update
 from backends.jax.program import Program
@@ -59,6 +60,7 @@ def named(kind: str, state: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
 
 def restored(program: Program, arrays: Mapping[str, NDArray[Any]]) -> Tree:
     """The opposite of `named`. Raises UserError for a missing, unknown or misshapen array."""
+    refuse_foreign(arrays, "jax")
     like = initial(program, 0)
     wanted = named(program.kind, like)
     for name in arrays:

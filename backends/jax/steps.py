@@ -126,6 +126,8 @@ def _first_order(
         ok = fine = fine & jnp.all(jnp.stack([_finite(g) for g in gradient.values()]))
     own = {part: value for part, value in state["optimizer"].items() if part not in scale}
     free, optimizer = update.moved(program, gradient, own, free, knobs)
+    if program.own:
+        ok = fine = fine & jnp.all(jnp.stack([_finite(value) for value in free.values()]))
     new = {"params": {**held, **free}, "aux": aux, "optimizer": {**optimizer, **scale}, "constants": constants}
     state = jax.tree.map(lambda new, old: jnp.where(fine, new, old), new, state)
     if scaled:

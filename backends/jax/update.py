@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from backends import scaling
 from backends.groups import REST
-from backends.jax import first_order
+from backends.jax import first_order, own_optimizer
 from backends.jax.program import Program
 
 Array = Any
@@ -23,6 +23,8 @@ Tree = dict[str, Any]
 
 def init(program: Program, free: Mapping[str, Any]) -> Tree:
     """The state before the first step: host arrays."""
+    if program.own is not None:
+        return own_optimizer.init(program.own, dict(free), program.lr)
     scale = scaling.initial() if program.compute == "float16" else {}
     if not program.grouping.members:
         return first_order.init(program.method, free, program.initial) | scale
@@ -36,6 +38,8 @@ def moved(
     program: Program, gradient: Tree, optimizer: Tree, free: Tree, knobs: Mapping[str, Array]
 ) -> tuple[Tree, Tree]:
     """(new parameters, new state of the optimizer) of all groups; the parts of the loss scale stay out of it."""
+    if program.own is not None:
+        return own_optimizer.moved(program.own, gradient, optimizer, free, knobs["lr"])
     if not program.grouping.members:
         direction, optimizer = first_order.direction(program.method, gradient, optimizer, free, knobs)
         return {name: value - knobs["lr"] * direction[name] for name, value in free.items()}, optimizer

@@ -10,14 +10,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from backends.custom_optimizer import STATE, CustomOptimizer, refuse_foreign
 from backends.errors import UserError
 from backends.groups import Grouping, check_stages
 from backends.protocol import Settings, Steps, columns_of, drawn, of_gradients, precision_of, samples_key
 from backends.randomness import generator
 from backends.scaling import SCALE, SKIPPED
-from backends.stages import FIRST_ORDER, SsBroyden, Stage
+from backends.stages import FIRST_ORDER, QUASI_NEWTON, SsBroyden, Stage
 from backends.task import Batches, Columns, Feed, Task, trained_terms
-from backends.torch import quasi_newton
+from backends.torch import own_optimizer, quasi_newton
 from backends.torch.device import DTYPES, HALVES, fetch, own_generator, put, set_threads
 from backends.torch.layout import Layout
 from backends.torch.objective import Objective, Row
@@ -74,7 +75,12 @@ class TorchBackend:
                 f"the checkpoint was written in stage number {stage!r}; this experiment has {len(self.stages)}, "
                 "counted from 0"
             )
-        return self._format(stage).load(arrays, self._fresh(stage, self._template))
+        refuse_foreign(arrays, "torch")
+        kept = {k.removeprefix(STATE): v for k, v in arrays.items() if k.startswith(STATE)}
+        rest = {k: v for k, v in arrays.items() if not k.startswith(STATE)}
+        state = self._format(stage).load(rest, self._fresh(stage, self._template))
+        state.optimizer |= {k: torch.tensor(np.asarray(v), device=self.settings.device) for k, v in kept.items()}
+        return state
 
     def parameters(self, state: State) -> dict[str, NDArray[Any]]:
         trained = self._layout.arrays(fetch(state.x))
@@ -90,11 +96,14 @@ class TorchBackend:
         batches = self._holder.batches(feed, draw, n, state.dtype)
         program = self._program(state.stage, batches)
         row = program.objective.row
-        if not isinstance(self.stages[state.stage], FIRST_ORDER):
+        if isinstance(self.stages[state.stage], QUASI_NEWTON):
             # A line search compares losses of one sample: its noise changes with the samples, not with the step.
             stamps = [samples_key(draw, step + i) for i in range(n)]
             return state, quasi_newton.iterate(program, state, batches, self._rows(row, knobs[:n], stamps), stamps)
         rows = self._rows(row, knobs[:n], range(step, step + n))
+        own = self.settings.optimizers.get(self.stages[state.stage].name)
+        if own is not None:
+            return state, own_optimizer.train(program, own, state, batches, rows)
         return state, Reported(program.train(state, batches, rows), program.update.scaled)
 
     def probe(
@@ -103,7 +112,7 @@ class TorchBackend:
         draw = drawn(feed, step, 1, self.settings.accumulate)
         batches = self._holder.batches(feed, draw, 1, state.dtype)
         program = self._program(state.stage, batches)
-        count = step if isinstance(self.stages[state.stage], FIRST_ORDER) else samples_key(draw, step)
+        count = samples_key(draw, step) if isinstance(self.stages[state.stage], QUASI_NEWTON) else step
         (row,) = torch.unbind(self._rows(program.objective.row, np.atleast_2d(knobs), [count]), 0)
         losses, slopes = self._slopes(program, state, batches, row)
         found = {"losses": losses}
@@ -153,7 +162,7 @@ class TorchBackend:
         shared = None if signature is None else (
             type(self.task), signature, self._layout, self._grouping, s.world.size, s.device, s.accumulate, s.remat
         )  # fmt: skip
-        return Functions(s.warn, shared)
+        return Functions(s.warn, shared, s.remat)
 
     @cached_property
     def _readings(self) -> Readings:
@@ -182,6 +191,8 @@ class TorchBackend:
 
     def _optimizer(self, stage: int, x: torch.Tensor) -> dict[str, torch.Tensor]:
         chosen = self.stages[stage]
+        if isinstance(chosen, CustomOptimizer):
+            return {}
         if isinstance(chosen, FIRST_ORDER):
             return Update(chosen, self._layout, self._grouping).init(x)
         return quasi_newton.init(chosen, x, len(self._terms), len(self.task.constants))
@@ -192,7 +203,7 @@ class TorchBackend:
             row = Row(columns_of(chosen, self.task, s.clip, s.groups, s.noise))
             reaches = tuple(self._grouping.reach(t) for t in self._terms)
             compute = HALVES.get(getattr(chosen, "compute", None))
-            objective = Objective(self.task, self._terms, self._layout, row, s.world, reaches, compute)
+            objective = Objective(self.task, self._terms, self._layout, row, s.world, reaches, compute, s.remat)
             gain = {"always": np.inf, "never": 0.0, "auto": self._gain_s(chosen, batches)}[s.compile]
             self._programs[stage] = Program(
                 chosen,
