@@ -28,6 +28,7 @@ def examine() -> list[Finding]:
         _python(),
         *(_package(name, extra) for name, extra in (("jax", "jax"), ("optax", "jax"), ("torch", "torch"))),
         *(_package(name, None) for name in ("ray", "mlflow", "pydantic")),
+        _optional("onnx", "onnx", "export --format onnx"),
         _compiler(),
         _gpu(),
         _browser(),
@@ -50,6 +51,12 @@ def _package(name: str, extra: str | None) -> Finding:
         return Finding(name, "ok", importlib.metadata.version(name))
     except importlib.metadata.PackageNotFoundError:
         return Finding(name, "warning", "importable, but without package metadata")
+
+
+def _optional(name: str, extra: str, purpose: str) -> Finding:
+    """A package that one command needs: nothing is wrong without it."""
+    found = _package(name, extra)
+    return found if found.state == "ok" else Finding(name, "ok", f"{found.detail} (for {purpose})")
 
 
 def _compiler() -> Finding:
