@@ -80,7 +80,9 @@ class NumpyBackend:
         stage = self.stages[state["stage"]]
         own = sum(v * (1 + 0.1 * i) for i, (k, v) in enumerate(row.items()) if "/" not in k and k != "lr")
         own += len(stage.method) - len(stage.kind) + getattr(stage, "initial", 0.0)
-        size = row.get("lr", 1e-3) * np.tanh(loss) * (1 + 0.01 * np.tanh(own))
+        made = self.settings.optimizers.get(stage.name)
+        rate = made.make(learning_rate=row["lr"]) if made else row.get("lr", 1e-3)
+        size = rate * np.tanh(loss) * (1 + 0.01 * np.tanh(own))
         slopes = {k: v + np.cos(np.arange(v.size)).reshape(v.shape) for k, v in state["params"].items()}
         if self.settings.process is not None:
             slopes = dict(self.settings.process(OPS, slopes, dict(state["params"]), np.asarray(step)))

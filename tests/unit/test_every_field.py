@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.util
 import json
+import sys
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -29,6 +31,7 @@ from backends.task import Picture
 from orchestrator import figures, launch
 from orchestrator.config import Experiment
 from orchestrator.folder import RunFolder, read_json, read_jsonl
+from orchestrator.loggers.follow import Loop
 from orchestrator.reader import read_experiment
 from orchestrator.runs import checked, run
 
@@ -82,6 +85,12 @@ class Two(One):
     def pde(self, f):
         return f("u_xx") + f("x")
 
+def quick(learning_rate, times=2.0):
+    return times * learning_rate
+
+def slow(learning_rate, times=0.5):
+    return times * learning_rate
+
 def halved(ops, gradients, params, step):
     return {name: 0.5 * g for name, g in gradients.items()}
 
@@ -127,6 +136,7 @@ BASES: dict[str, Tree] = {
     "adamw": stage(kind="adamw", lr=1e-2),
     "sgd": stage(kind="sgd", lr=1e-2),
     **{kind: stage(kind=kind, lr=1e-2) for kind in ("nadam", "radam", "lamb", "lion", "rmsprop", "adagrad")},
+    "own optimizer": stage(kind="custom", target="own.py:quick", lr=1e-2),
     "lbfgs": stage(kind="lbfgs"),
     "ssbroyden": stage(kind="ssbroyden"),
     "constant": stage(kind="adam", lr=1e-2, schedule={"kind": "constant", "warmup": 3}),
@@ -184,11 +194,15 @@ BASES: dict[str, Tree] = {
     "throughput": poisson(callbacks=[{"kind": "throughput", "every": 2}]),
     "memory": poisson(callbacks=[{"kind": "memory", "every": 2}]),
     "profiled": poisson(callbacks=[{"kind": "profiler", "start": 2, "steps": 3}]),
+    "boards": poisson(loggers=[{"kind": "tensorboard", "dir": "boards"}]),
+    "csv": poisson(loggers=[{"kind": "csv"}]),
+    "wandb": poisson(loggers=[{"kind": "wandb"}]),
     "tracked": poisson(tracking={"every": 1, "uri": "http://127.0.0.1:9"}),
 }
 
 ADAMS = ("poisson", "adamw", "nadam", "radam", "lamb")
-RATED = (*ADAMS, "lion", "rmsprop", "adagrad", "sgd")
+OURS = (*ADAMS, "lion", "rmsprop", "adagrad", "sgd")
+RATED = (*OURS, "own optimizer")
 """Bases with a first-order stage of each kind."""
 SCHEDULED = ("constant", "linear", "polynomial", "cosine", "exponential", "step", "multistep", "cyclic_cosine",
              "cyclic", "one_cycle")  # fmt: skip
@@ -273,12 +287,14 @@ CASES: list[tuple[str, str, Any, str]] = [
     *[(base, "stages.0.lr", 2e-2, "arrays") for base in RATED],
     *[(base, f"stages.0.{b}", 0.5, "knobs") for base in (*ADAMS, "lion") for b in ("b1", "b2")],
     *[(base, "stages.0.eps", 1e-2, "knobs") for base in (*ADAMS, "rmsprop", "adagrad")],
-    *[(base, "stages.0.weight_decay", 0.5, "knobs") for base in RATED[1:]],
+    *[(base, "stages.0.weight_decay", 0.5, "knobs") for base in OURS[1:]],
     *[(base, "stages.0.momentum", 0.5, "knobs") for base in ("sgd", "rmsprop")],
     ("rmsprop", "stages.0.decay", 0.5, "knobs"),
     *[(base, "stages.0.initial", 0.5, "arrays") for base in ("rmsprop", "adagrad")],
     ("rmsprop", "stages.0.centered", True, "arrays"),
     ("sgd", "stages.0.nesterov", True, "arrays"),
+    ("own optimizer", "stages.0.target", "own.py:slow", "arrays"),
+    ("own optimizer", "stages.0.times", 3.0, "arrays"),
     *[(base, "stages.0.schedule", {"kind": "cosine"}, "knobs") for base in RATED],
     *[(base, "stages.0.compute", "bfloat16", "records") for base in RATED],
     *[(base, "stages.0.schedule.warmup", 4, "knobs") for base in SCHEDULED],
@@ -390,6 +406,14 @@ CASES: list[tuple[str, str, Any, str]] = [
     *[(base, "callbacks", [], "said") for base in ("gradients", "rates", "throughput", "memory")],
     ("own callback", "callbacks.0.target", "own.py:Doubles", "records"),
     # where it runs, and who hears of it
+    ("poisson", "loggers", [{"kind": "csv"}], "logged"),
+    ("boards", "loggers", [{"kind": "csv"}], "logged"),
+    ("boards", "loggers.0.dir", "more", "logged"),
+    ("wandb", "loggers.0.project", "other", "logged"),
+    ("wandb", "loggers.0.entity", "team", "logged"),
+    ("wandb", "loggers.0.mode", "offline", "logged"),
+    ("wandb", "loggers.0.dir", "more", "logged"),
+    ("csv", "loggers", [], "logged"),
     ("poisson", "resources.workers", 2, "host"),
     ("poisson", "resources.cpus_per_worker", 2, "variables"),
     ("poisson", "resources.gpus_per_worker", 0.5, "variables"),
@@ -496,6 +520,9 @@ class Observer:
         patch.setattr(figures, "draw_all", lambda _, run_folder, experiment, step: self._hear("drawn", step) or [])
         patch.setattr("orchestrator.uploader.start", lambda run_folder: self._hear("uploaders", 1) or _Handle())
         patch.setattr("orchestrator.record.SystemMetrics", lambda file, every_s: self._machine(every_s))
+        patch.setattr("orchestrator.loggers.handle.start", self._logs)
+        patch.setitem(sys.modules, "wandb", _Wandb(lambda about: self._hear("logged", about)))
+        patch.setattr(importlib.util, "find_spec", _found(importlib.util.find_spec))
         patch.setattr(launch, "in_ray_train", lambda job, experiment: self._elsewhere(experiment))
 
     def __call__(self, base: str, changes: Tree, key: str) -> Any:
@@ -528,6 +555,19 @@ class Observer:
     def _machine(self, every_s: float) -> Any:
         self._hear("machine", every_s)
         return contextlib.nullcontext()
+
+    def _logs(self, run_folder: RunFolder) -> Any:
+        """The loggers' process, in this one, once the run is over."""
+
+        def finish() -> None:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(Loop, "_told", lambda loop, seconds: True)
+                Loop(run_folder.path).run()
+            places = [run_folder.path, *(self.folder / name for name in ("boards", "more"))]
+            files = {p.relative_to(place.parent).parts[0] for place in places for p in place.rglob("*events.out*")}
+            self._hear("logged", (sorted(files & {"boards", "more"}), (run_folder.path / "metrics.csv").exists()))
+
+        return SimpleNamespace(finish=finish)
 
     def _elsewhere(self, experiment: Experiment) -> Tree:
         self.heard["host"] = f"Ray, {experiment.resources.workers} workers"
@@ -596,6 +636,21 @@ def pictures(experiment: Experiment, place: Path) -> list[str]:
 
 DRAW_ALL = figures.draw_all
 """The real one."""
+
+
+class _Wandb(SimpleNamespace):
+    """What a W&B run is told."""
+
+    Image = Settings = staticmethod(lambda *args, **options: None)
+
+    def __init__(self, hear: Any) -> None:
+        nothing = SimpleNamespace(log=lambda *a, **k: None, finish=lambda **k: None)
+        shown = ("project", "entity", "mode", "dir")
+        super().__init__(init=lambda **told: hear([Path(str(told[k])).name for k in shown]) or nothing)
+
+
+def _found(find: Any) -> Any:
+    return lambda name, *package: True if name == "wandb" else find(name, *package)
 
 
 class _Handle:
