@@ -24,6 +24,7 @@ from backends.stages import SsBroyden, Stage
 from backends.tasks import TaskUnion
 from backends.weighting import FixedWeights, WeightsSpec
 from orchestrator.callbacks import CallbackSpec
+from orchestrator.loggers import LoggerSpec
 from orchestrator.tracking import Tracking
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
@@ -155,6 +156,8 @@ class Experiment(Leaf):
     """Workers, CPU cores, accelerators."""
     tracking: Tracking = Tracking()
     """MLflow."""
+    loggers: tuple[LoggerSpec, ...] = ()
+    """TensorBoard, Weights & Biases, a CSV table: beside MLflow or in its place."""
     storage: Annotated[str, Field(min_length=1)] | None = None
     """Folder of the run folders; default: ORCHESTRATOR_RUNS, else `runs`."""
 

@@ -19,6 +19,7 @@ from orchestrator import build, launch, resolved
 from orchestrator.config import Experiment
 from orchestrator.epochs import in_steps
 from orchestrator.folder import Lines, RunFolder, find, owner, read_json, status, write_json
+from orchestrator.loggers import absolute
 from orchestrator.ray_job import refuse_relative
 from orchestrator.reader import read_experiment, validate
 from orchestrator.resolved import Differences, differences
@@ -28,7 +29,7 @@ from orchestrator.start_from import shapes, weights
 from orchestrator.tracking_uri import absolute_uri
 from orchestrator.worker import Job
 
-FREE = ("backend", "device", "resources", "storage", "tracking", "checkpoint", "callbacks")
+FREE = ("backend", "device", "resources", "storage", "tracking", "loggers", "checkpoint", "callbacks")
 """What may change on resume; the next three end the promise of equal bits."""
 BITS = ("backend", "device", "resources")
 CHANGED = "# Resolved; changed on resume, see events.jsonl.\n"
@@ -113,6 +114,7 @@ def _refuse_edited(folder: RunFolder) -> None:
 def _changed(folder: RunFolder, before: Experiment, overrides: Any) -> Experiment:
     """The experiment with the allowed overrides; every other change is refused."""
     after = read_experiment(folder.experiment, overrides).experiment.model_copy(update={"storage": before.storage})
+    after = after.model_copy(update={"loggers": absolute(after.loggers)})
     uri = after.tracking.uri
     if uri is not None:
         after = after.model_copy(update={"tracking": after.tracking.model_copy(update={"uri": absolute_uri(uri)})})

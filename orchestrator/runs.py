@@ -20,6 +20,7 @@ from orchestrator.callbacks import own_objects
 from orchestrator.config import Experiment
 from orchestrator.epochs import counted
 from orchestrator.folder import Lines, RunFolder, acquire, create, storage_of, write_json
+from orchestrator.loggers import absolute
 from orchestrator.merge import anchor, override
 from orchestrator.ray_job import refuse_relative, this_job
 from orchestrator.reader import Read, read_experiment, validate
@@ -153,6 +154,7 @@ def _fill(folder: RunFolder, read: Read, experiment: Experiment, uri: str, check
     tree = experiment.tree()
     tree["storage"] = None
     tree["tracking"]["uri"] = uri
+    tree["loggers"] = [spec.model_dump(mode="json") for spec in absolute(experiment.loggers)]
     tree["start_from"] = str(checkpoint) if checkpoint else None
     try:
         tree = resolved.write(folder, tree)
@@ -168,10 +170,12 @@ def _fill(folder: RunFolder, read: Read, experiment: Experiment, uri: str, check
 def start(prepared: Prepared) -> RunResult:
     """Launch a prepared run and wait for it. Raises the run's OrchestratorError after its end was recorded."""
     from orchestrator import uploader
+    from orchestrator.loggers import handle as handle_of_loggers
 
     folder, experiment = prepared.folder, prepared.experiment
     with acquire(folder):
         handle = uploader.start(folder) if prepared.tracking else None
+        loggers = handle_of_loggers.start(folder) if experiment.loggers else None
         error: Exception | None = None
         outcome: dict[str, Any] = {}
         try:
@@ -185,6 +189,8 @@ def start(prepared: Prepared) -> RunResult:
         except Exception as caught:  # recorded first, then raised: an OrchestratorError, or our bug
             error = caught
         result = _concluded(folder, outcome, error)
+        if loggers is not None:
+            loggers.finish()
         if handle is not None:
             result = result.tracked(handle.finish())
             _write(result, error)

@@ -31,7 +31,7 @@ log = logging.getLogger("orchestrator")
 
 TAG = "orchestrator."
 """Prefix of our own tags."""
-_LEFT_OUT = ("version", "extends", "name", "storage", "tracking", "figures")
+_LEFT_OUT = ("version", "extends", "name", "storage", "tracking", "loggers", "figures")
 """Parts of the file that say how a run is kept and drawn, not what it computes: no parameters in MLflow."""
 
 
