@@ -14,7 +14,7 @@ from backends.errors import UserError
 from backends.finite_difference import residuals
 from backends.networks import MLP
 from backends.ops import NumpyOps
-from backends.problem import Problem
+from backends.problem import Problem, residual
 from backends.reference import reference
 from backends.spec import Points
 from backends.task import Context, Parts, Task
@@ -210,3 +210,85 @@ def test_both_backends_have_the_same_losses_and_gradients(name: str):
         what = frozenset({"losses", "gradient"})
         found.append(backend.probe(backend.init(0), what, task.feed(0), 0, table(task, ADAM[0], 1)[0]))
     all_close(found[0], found[1], name)
+
+
+# --- the derivative along the outward normal ---
+
+
+class Plate(Problem):
+    """Terms on every kind of wall."""
+
+    width: float = 3.0
+    coords = {"t": (0, 1), "x": (0, "width"), "y": (-1, 1)}
+    fields = ("u",)
+    time = "t"
+
+    @residual
+    def pde(self, f: Any) -> Any:
+        return f("u_t") - f.laplacian("u")
+
+    @residual(on="boundary")
+    def all_around(self, f: Any) -> Any:
+        return f.normal("u")
+
+    @residual(x="low")
+    def left(self, f: Any) -> Any:
+        return f.normal("u")
+
+    @residual(x="width")
+    def right(self, f: Any) -> Any:
+        return f.normal("u")
+
+    @residual(y="ends", t=0)
+    def rims(self, f: Any) -> Any:
+        return f.normal("u")
+
+    @residual(at="hole")
+    def around_the_hole(self, f: Any) -> Any:
+        return f.normal("u")
+
+    def hole(self, rng: np.random.Generator) -> dict[str, Any]:
+        angle = np.linspace(0, 6, 7)
+        x, y = -np.cos(angle), -np.sin(angle)
+        return {"t": 0 * x, "x": 1 - 0.1 * x, "y": -0.1 * y, "normal_x": x, "normal_y": y}
+
+    def solution(self, points: Any) -> dict[str, Any]:
+        return {"u": 2.0 * points["x"] + 5.0 * points["y"] + points["t"]}
+
+
+def test_the_normal_points_outward_on_every_kind_of_wall():
+    plate = Plate()
+    assert set(np.round(residuals(plate, "all_around")["all_around"], 6)) == {-2.0, 2.0, -5.0, 5.0}
+    assert set(np.round(residuals(plate, "left")["left"], 6)) == {-2.0}
+    assert set(np.round(residuals(plate, "right")["right"], 6)) == {2.0}
+    assert set(np.round(residuals(plate, "rims")["rims"], 6)) == {-5.0, 5.0}
+    angle = np.linspace(0, 6, 7)
+    found = residuals(plate, "around_the_hole")["around_the_hole"]
+    np.testing.assert_allclose(found, -2 * np.cos(angle) - 5 * np.sin(angle), atol=1e-9)
+    task = plate.build(Parts(MLP(width=4, depth=2)))
+    jax, torch = pytest.importorskip("backends.jax.ops"), pytest.importorskip("backends.torch.ops")
+    plain = residuals_of(task, NumpyOps(), np.asarray)
+    all_close(residuals_of(task, jax.OPS, sys.modules["jax"].numpy.asarray), plain, "jax")
+    all_close(residuals_of(task, torch.OPS, sys.modules["torch"].as_tensor), plain, "torch")
+
+
+@pytest.mark.parametrize(
+    ("where", "said"),
+    [
+        ({}, r"needs a boundary: mark the term @residual\(on=\"boundary\"\)"),
+        ({"t": 0}, "t=0 is no wall of the domain"),
+        ({"x": 1.5}, "x=1.5 is no wall of the domain"),
+        ({"x": "low", "y": "high"}, "x=low,y=high is an edge between walls"),
+        ({"x": "periodic"}, r"'u' has two values in a periodic term"),
+    ],
+    ids=str,
+)
+def test_where_there_is_no_normal_it_is_refused_with_the_line(where: dict[str, Any], said: str):
+    class Wrong(Plate):
+        @residual(**where)
+        def pde(self, f: Any) -> Any:
+            return f.normal("u")
+
+    with pytest.raises(UserError, match=said) as caught:
+        Wrong().build(Parts(MLP(width=4, depth=1)))
+    assert "test_problems.py:" in str(caught.value)
