@@ -27,8 +27,10 @@ from backends.testing.tasks import Curves, Noisy
 
 
 def check_the_module_exports_the_contract(module: ModuleType, **settings: Any) -> None:
-    """`build`, `adapt`, `resolve_device`, `versions`, `agree`; a device that is not there is refused."""
-    assert all(callable(getattr(module, name)) for name in ("build", "adapt", "resolve_device", "versions", "agree"))
+    """Every function of the contract; a device that is not there is refused."""
+    for name in ("build", "adapt", "resolve_device", "versions", "agree", "memory", "profile"):
+        assert callable(getattr(module, name)), name
+    assert all(isinstance(v, float) for v in module.memory("cpu").values())
     assert module.resolve_device("cpu") == "cpu" and isinstance(module.resolve_device("auto"), str)
     assert all(isinstance(v, str) for v in module.versions().values()) and module.versions()
     assert module.agree(3, World()) == 3

@@ -281,6 +281,17 @@ def test_checkpoints_are_uploaded_as_the_file_asks(tmp_path: Path, store: Store,
 # --- the spool ---
 
 
+def test_what_a_callback_hands_over_becomes_an_artifact_at_its_path(tmp_path: Path, store: Store):
+    folder = make(tmp_path)
+    trace = folder / "profile" / "step-000000020" / "trace.json"
+    trace.parent.mkdir(parents=True)
+    trace.write_text("{}")
+    event(folder, "artifact", step=30, path="profile/step-000000020")
+    event(folder, "artifact", step=30, path="profile/missing")
+    send(folder)
+    assert "profile/step-000000020/trace.json" in store.files
+
+
 def test_a_line_that_is_still_being_written_waits_and_a_torn_one_is_passed(tmp_path: Path):
     file = tmp_path / "metrics.jsonl"
     file.write_bytes(b'{"a": 1}\n{"b": 2{"c": 3}\n{"d"')
