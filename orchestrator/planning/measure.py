@@ -153,8 +153,9 @@ def stage(plan: Plan, live: Live, number: int, budget: float, folder: RunFolder)
     found["precision"] = meta["precision"]
     found["optimizer_bytes"] = sum(v.nbytes for k, v in arrays.items() if k.startswith("optimizer/"))
     found["parameter_bytes"] = sum(v.nbytes for k, v in arrays.items() if k.startswith("params/"))
+    last = one_more(plan, live)
     clock.lap()
-    for name, action in between(plan, live, found).items():
+    for name, action in between(plan, live, last).items():
         action()
         found[f"{name}_compile"] = clock.lap()
         if budget:
@@ -165,18 +166,18 @@ def stage(plan: Plan, live: Live, number: int, budget: float, folder: RunFolder)
     return found
 
 
-def between(plan: Plan, live: Live, found: dict[str, Any]) -> dict[str, Callable[[], Any]]:
-    """What may happen after a dispatch, each as an action."""
+def between(plan: Plan, live: Live, last: Any) -> dict[str, Callable[[], Any]]:
+    """What may happen after a dispatch, which reported `last`, each as an action."""
     due = replace(live, at=replace(live.at, step=0))  # every period is over at step 0
     return {
         "evaluate": lambda: plan.measure(live.state),
         "points": lambda: plan.adapt(live, now=True),
-        "weights": lambda: plan.reweigh(due, found.pop("last", None) or plan_steps(plan, live)),
+        "weights": lambda: plan.reweigh(due, last),
         "checkpoint": lambda: plan.save(live, False),
     }
 
 
-def plan_steps(plan: Plan, live: Live) -> Any:
+def one_more(plan: Plan, live: Live) -> Any:
     """The report of one more step: what weightings look at."""
     row = plan.knobs.table(plan.stages[live.at.stage], live.at.step, 0, 1)
     live.state, steps = plan.backend.step(live.state, 1, row, plan.feed, live.at.step)
