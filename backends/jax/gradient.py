@@ -21,6 +21,7 @@ from backends.errors import UserError, nearest
 from backends.jax.distributed import total
 from backends.jax.ops import OPS
 from backends.jax.program import Program
+from backends.jax.remat import recomputed
 from backends.task import Context
 
 Array = Any
@@ -118,7 +119,7 @@ def _batch_loss(
         touched.update(now.updates)
         return factors * found, (found, aux | _updates(aux, now.updates))
 
-    return share
+    return partial(recomputed, share, context.key[1], program.platform) if program.remat else share
 
 
 def lowered(program: Program, params: Tree, columns: Columns, context: Context) -> tuple[Tree, Columns, Context]:

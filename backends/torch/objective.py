@@ -18,6 +18,7 @@ import torch
 from backends.errors import UserError
 from backends.protocol import World
 from backends.task import Context, Task, Term
+from backends.torch import remat
 from backends.torch.device import default_dtype
 from backends.torch.layout import Layout
 from backends.torch.ops import OPS
@@ -66,6 +67,7 @@ class Objective:
     """Per term the parameters that its gradient reaches; None: all."""
     compute: torch.dtype | None = None
     """Half precision of network and derivatives."""
+    remat: bool = False
 
     def add(
         self,
@@ -113,6 +115,8 @@ class Objective:
         whole: dict[str, Tensor] = {}
         for reach in dict.fromkeys(r for _, r in self._reaching()):
             chosen = [weighted[t.name] for t, r in self._reaching() if r == reach and t.name in weighted]
+            if self.remat:
+                remat.mark()
             found = _slopes(chosen, free, reach, scale)
             whole = {name: whole[name] + g for name, g in found.items()} if whole else found
         return whole

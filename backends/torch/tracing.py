@@ -24,7 +24,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
 from backends.errors import UserError
-from backends.torch import probes
+from backends.torch import probes, remat
 from backends.torch.device import default_dtype, own_generator
 
 Tree = Any
@@ -59,6 +59,8 @@ class Functions:
 
     warn: Callable[[str], None]
     identity: Hashable | None = None
+    lean: bool = False
+    """Record without computing anything, so that recording needs no more memory than a step."""
     counts: Counter[str] = field(default_factory=Counter)
     """How often each was recorded for this backend; 0 where another one had done it."""
     _own: dict[Hashable, Traced] = field(default_factory=dict)
@@ -84,7 +86,7 @@ class Functions:
         if signature not in known:
             self.counts[name] += 1
             with default_dtype(dtype), own_generator(flat[0].device):
-                known[signature] = _record(name, fn, flat, spec, compiled)
+                known[signature] = _record(name, fn, flat, spec, compiled, self.lean)
         for note in known[signature].notes:
             if note not in self._told:
                 self._told.add(note)
@@ -93,7 +95,7 @@ class Functions:
 
 
 def _record(
-    name: str, fn: Callable[..., Tree], flat: list[torch.Tensor], spec: pytree.TreeSpec, compiled: bool
+    name: str, fn: Callable[..., Tree], flat: list[torch.Tensor], spec: pytree.TreeSpec, compiled: bool, lean: bool
 ) -> Traced:
     outs: list[pytree.TreeSpec] = []
     dtype = torch.get_default_dtype()
@@ -106,16 +108,19 @@ def _record(
 
     before = _host_generators()
     try:
-        graph = make_fx(flattened)(*_copies(flat))
+        graph = make_fx(flattened, tracing_mode="fake" if lean else "real")(*(flat if lean else _copies(flat)))
     except UserError:
         raise
     except Exception as error:
+        if lean:
+            return _record(name, fn, flat, spec, compiled, lean=False)
         flattened(*_copies(flat))  # a mistake in the function itself shows here, as its own exception
         note = f"{name} can't be recorded ({_line(error)}); it runs uncompiled, several times slower"
         return Traced(flattened, outs[0], True, (note,))
     if _host_generators() != before:
         return Traced(flattened, outs[0], True, (f"{name} {HOST_DRAWS}",))
     _settle(graph)
+    remat.recompute(graph)
     if any(torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()) for node in graph.graph.nodes):
         return Traced(graph, outs[0], True, (f"{name} {DRAWS}",) if compiled else ())
     if not compiled:
