@@ -19,7 +19,7 @@ from orchestrator import build, launch
 from orchestrator.config import Experiment
 from orchestrator.folder import storage_of
 from orchestrator.planning import estimate, room
-from orchestrator.planning.probing import probe
+from orchestrator.planning.probing import clocks, probe, since
 from orchestrator.planning.sources import Origin, origins
 from orchestrator.planning.uploads import Upload, upload
 from orchestrator.reader import Read
@@ -96,8 +96,9 @@ class Plan:
 
 def plan(source: str | Path | Experiment | Mapping[str, Any], overrides: Any = None) -> Plan:
     """What running `source` will need. Raises ConfigError for mistakes in it, RunFailed where the probe fails."""
+    began = clocks()
     read = checked(source, overrides)
-    experiment = read.experiment
+    experiment, spent = read.experiment, since(began)
     try:
         launch.backend_installed(experiment.backend)
         explicit = {p: read.document.mark(p).file.startswith("-s") for p in (("storage",), ("tracking", "uri"))}
@@ -109,6 +110,7 @@ def plan(source: str | Path | Experiment | Mapping[str, Any], overrides: Any = N
     except UserError as error:
         raise read.blame(error) from error
     warm, cold, said = probe(source, overrides, experiment)
+    warm["check"] = spent
     return _plan(read, warm, cold, said, storage=storage, uri=uri, name=str(source) if read.text else experiment.name)
 
 

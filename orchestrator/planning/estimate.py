@@ -7,6 +7,9 @@ from typing import Any
 
 RAY_S = 6.0
 """What a cluster of one's own and a worker on it cost before the first step (benchmarks/RESULTS.md, startup)."""
+COMMAND_S = 0.8
+"""What the interpreter and our own imports cost once more: the command line executes itself again with the environment
+of the backend."""
 SPREAD = 1e4
 """Terms that lie farther apart at step 0 are warned about: the optimizer sees only the large ones."""
 BETWEEN = ("evaluate", "points", "weights", "checkpoint")
@@ -64,7 +67,8 @@ def eta(found: Found, cold: Found, *, best: bool, ray: bool) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for clock, total in (("wall", "seconds"), ("cpu", "cpu_s")):
         rates = [rate(s, clock) for s in found["stages"]]
-        parts = {"start": found["setup"][clock] + (RAY_S if ray else 0.0)}
+        parts = {"start": sum(found[name][clock] for name in ("check", "prepare", "setup"))}
+        parts["start"] += RAY_S if ray else COMMAND_S
         done_once = sum(s[name][clock] for s in found["stages"] for name in BETWEEN) + found["figure"][clock]
         parts["load"] = max(once(found, clock) - sum(rates) - done_once, 0.0)
         parts["train"] = sum(s["steps"] * r for s, r in zip(found["stages"], rates, strict=True))

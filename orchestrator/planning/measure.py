@@ -34,6 +34,7 @@ from orchestrator.worker import Host, Job, ready
 DISPATCHES = 4
 """Fewest measured dispatches of a stage, if they take no longer than LONGEST budgets."""
 LONGEST = 3.0
+RECORDS = 100
 
 
 class Clock:
@@ -102,6 +103,7 @@ def measure(folder: RunFolder, workers: int, budget: float) -> dict[str, Any]:
         for i in range(len(plan.stages)):
             found["stages"].append(stage(plan, live, i, budget, folder))
             found["stages"][-1]["chunks"] = chunks(plan, found["samples"], found["stages"][-1]["precision"], device)
+        recorded(plan, live, found["magnitudes"])
         found["figure_compile"], found["figure"] = figure(plan, live, folder, experiment, 2 if budget else 1)
         memory = getattr(module, "memory", None)
         found["memory"]["device"] = dict(memory(device)) if memory is not None else {}
@@ -216,6 +218,16 @@ def speed(plan: Plan, live: Live, number: int, budget: float) -> dict[str, Any]:
     return {"laps": laps, "ok": all(lap["ok"] for lap in laps)}
 
 
+def recorded(plan: Plan, live: Live, evaluated: dict[str, float]) -> None:
+    """Histories as long as those of the run, at most RECORDS of them: they are drawn beside the pictures."""
+    every = max(plan.record_every, plan.timeline.total // RECORDS, 1)
+    names = [t.name for t in plan.task.terms if t.trained]
+    moving = plan.knobs.moving(plan.knobs.now(plan.stages[live.at.stage], live.at.step, 0))
+    losses = {"loss": 1.0, **{f"loss/{name}": 1.0 for name in names}}
+    for step in range(every, plan.timeline.total + 1, every):
+        plan.record(step, {**losses, **moving, **evaluated, "time/train_s": 1.0, "time/steps_per_s": 1.0})
+
+
 def figure(
     plan: Plan, live: Live, folder: RunFolder, experiment: Any, times: int
 ) -> tuple[dict[str, float], dict[str, float]]:
@@ -227,7 +239,7 @@ def figure(
     for _ in range(times):
         with suppress(Exception):  # a picture that fails is a warning of the run
             drawn = plan.task.pictures(predictor(plan.backend, live.state), plan.feed.take(0, 1).fixed())
-            draw_all(drawn, folder, experiment, 1)
+            draw_all(drawn, folder, experiment, plan.timeline.total)
         laps.append(clock.lap())
     return laps[0], laps[-1]
 

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,12 +26,26 @@ def probe(source: Any, overrides: Any, experiment: Experiment) -> tuple[dict[str
     """(measured with programs in the cache, the first time, warnings). Raises UserError, RunFailed."""
     workers = max(experiment.resources.workers, 1)
     with tempfile.TemporaryDirectory(prefix="orchestrator-plan-") as folder:
+        began = clocks()
         prepared = prepare(source, _here(overrides, folder), out=Path(folder, "run"), execute=False)
+        spent = since(began)
         compiles = experiment.compile != "never"
         cold = _measured(prepared, experiment, workers, 0.0) if compiles else None
         warm = _measured(prepared, experiment, workers, BUDGET_S)
+        warm["prepare"] = spent
         said = [e["message"] for e in read_jsonl(prepared.folder.events)[0] if e.get("event") == "warning"]
     return warm, cold or warm, list(dict.fromkeys(said))
+
+
+def clocks() -> dict[str, float]:
+    """Wall and CPU seconds of this process and of those it has waited for (git, for a run's provenance)."""
+    times = os.times()
+    return {"wall": time.perf_counter(), "cpu": times.user + times.system + times.children_user + times.children_system}
+
+
+def since(began: Mapping[str, float]) -> dict[str, float]:
+    """What the clocks show since then."""
+    return {name: now - began[name] for name, now in clocks().items()}
 
 
 def _here(overrides: Any, folder: str) -> Any:
