@@ -67,8 +67,8 @@ def eta(found: Found, cold: Found, *, best: bool, ray: bool) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for clock, total in (("wall", "seconds"), ("cpu", "cpu_s")):
         rates = [rate(s, clock) for s in found["stages"]]
-        parts = {"start": sum(found[name][clock] for name in ("check", "prepare", "setup"))}
-        parts["start"] += RAY_S if ray else COMMAND_S
+        parts = {"start": RAY_S if ray else COMMAND_S}
+        parts["start"] += sum(found[name][clock] for name in ("check", "prepare", "setup"))
         done_once = sum(s[name][clock] for s in found["stages"] for name in BETWEEN) + found["figure"][clock]
         parts["load"] = max(once(found, clock) - sum(rates) - done_once, 0.0)
         parts["train"] = sum(s["steps"] * r for s, r in zip(found["stages"], rates, strict=True))
