@@ -34,6 +34,19 @@ _HOME = {
     "Ask": "orchestrator.hooks",
     "Moment": "orchestrator.hooks",
     "Outcome": "orchestrator.hooks",
+    **dict.fromkeys(
+        (
+            "EarlyStopping",
+            "LearningRateScheduler",
+            "ModelCheckpoint",
+            "OptimizerConfig",
+            "SchedulerConfig",
+            "Trainer",
+            "TrainingConfig",
+            "TrainingState",
+        ),
+        "orchestrator.trainer",
+    ),
     "Problem": "backends.problem",
     "residual": "backends.problem",
     "loss": "backends.problem",
@@ -51,23 +64,31 @@ __all__ = [
     "Ask",
     "Comparison",
     "ConfigError",
+    "EarlyStopping",
     "Experiment",
+    "LearningRateScheduler",
+    "ModelCheckpoint",
     "Moment",
     "Network",
     "NonFinite",
+    "OptimizerConfig",
     "OrchestratorError",
     "Outcome",
     "Plan",
     "Problem",
     "RunFailed",
     "RunResult",
+    "SchedulerConfig",
+    "Trainer",
+    "TrainingConfig",
+    "TrainingState",
     "UserError",
     "__version__",
     "check",
     "compare",
     "compare_backends",
-    "export",
     "delete",
+    "export",
     "find",
     "hard",
     "history",
@@ -87,8 +108,8 @@ if TYPE_CHECKING:
     from orchestrator.agree import compare as compare_backends
     from orchestrator.comparison import Comparison, compare
     from orchestrator.config import Experiment
-    from orchestrator.exporting import export
     from orchestrator.deleting import delete
+    from orchestrator.exporting import export
     from orchestrator.folder import find
     from orchestrator.hooks import Ask, Moment, Outcome
     from orchestrator.planning import Plan, plan
@@ -98,6 +119,16 @@ if TYPE_CHECKING:
     from orchestrator.runs import run
     from orchestrator.scaffold import new
     from orchestrator.smoke import check
+    from orchestrator.trainer import (
+        EarlyStopping,
+        LearningRateScheduler,
+        ModelCheckpoint,
+        OptimizerConfig,
+        SchedulerConfig,
+        Trainer,
+        TrainingConfig,
+        TrainingState,
+    )
 
 
 def __getattr__(name: str) -> Any:

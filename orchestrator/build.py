@@ -17,9 +17,10 @@ from backends.protocol import precision_of
 from backends.randomness import generator
 from backends.task import Parts, Task
 from backends.weighting import check as check_weights
-from orchestrator.callbacks import EarlyStopping, Ramp, ReduceOnPlateau
+from orchestrator.callbacks import CustomCallback, EarlyStopping, Ramp, ReduceOnPlateau
 from orchestrator.callbacks import check as check_callbacks
 from orchestrator.config import Experiment
+from orchestrator.epoch_hooks import epoch_of, needs_epochs, refuse_epochs
 from orchestrator.knobs import owners
 from orchestrator.loggers import check as check_loggers
 
@@ -57,6 +58,7 @@ def check(experiment: Experiment, folder: Path) -> Task:
     steps = experiment.total_steps if not in_epochs(experiment) else None
     check_loggers(experiment.loggers)
     check_callbacks(experiment.callbacks, folder, total_steps=steps, rates=rates)
+    _refuse_epoch_hooks(experiment, task, folder)
     if isinstance(experiment.network, CustomNetwork):
         try:
             load_own(experiment.network.target, folder)
@@ -76,6 +78,15 @@ def check(experiment: Experiment, folder: Path) -> Task:
     _best_exists(experiment, task)
     _trains(experiment, task)
     return task
+
+
+def _refuse_epoch_hooks(experiment: Experiment, task: Task, folder: Path) -> None:
+    """A callback that waits for epochs needs a task that has them."""
+    for i, callback in enumerate(experiment.callbacks):
+        if isinstance(callback, CustomCallback):
+            target = load_own(callback.target, folder)
+            if needs_epochs(target) and epoch_of(task.feed(experiment.seed)) is None:
+                refuse_epochs(target, f"callbacks.{i}.target")
 
 
 def _fits(experiment: Experiment) -> None:

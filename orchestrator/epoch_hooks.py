@@ -63,6 +63,45 @@ def has_hooks(callback: Any) -> bool:
     return any(callable(getattr(callback, name, None)) for names in HOOKS.values() for name in names)
 
 
+def epoch_of(feed: Any, accumulate: int = 1) -> float | None:
+    """Optimizer steps of one pass over a feed's data; None where it draws points."""
+    length = getattr(feed, "steps_per_epoch", None)
+    return None if length is None else length / accumulate
+
+
+def hooked(callbacks: Mapping[str, Any], steps_per_epoch: float | None) -> dict[str, Any]:
+    """The callbacks of a run, those with hooks adapted. Raises UserError where one needs epochs and there are none."""
+    made: dict[str, Any] = {}
+    for name, callback in callbacks.items():
+        made[name] = EpochHooks(callback, steps_per_epoch=steps_per_epoch) if has_hooks(callback) else callback
+        if steps_per_epoch is None:
+            refuse_epochs(callback)
+    return made
+
+
+def needs_epochs(callback: Any) -> list[str]:
+    """The hooks of a callback (or its class) that wait for the start or end of an epoch."""
+    return [n for what in ("epoch_start", "epoch_end") for n in HOOKS[what] if callable(getattr(callback, n, None))]
+
+
+def refuse_epochs(callback: Any, path: str = "callbacks") -> None:
+    """Raises UserError where a callback (or its class) has a hook of epochs: the task draws points."""
+    found = needs_epochs(callback)
+    if found:
+        kind = callback if isinstance(callback, type) else type(callback)
+        raise UserError(
+            f"{kind.__name__}.{found[0]} would never be called: the task draws points and has no data, of which an "
+            "epoch would be one pass; take on_batch_end, on_validation_end or step(moment)",
+            path=path,
+        )
+
+
+def also_short(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Metrics of a run, with `val_loss` for `validation/total`."""
+    short = {"val_loss": metrics["validation/total"]} if "validation/total" in metrics else {}
+    return {**metrics, **short}
+
+
 class EpochHooks:
     """One callback, adapted. Its own `start`, `step`, `end`, `state`, `load` and attributes stay what they are."""
 
@@ -73,7 +112,7 @@ class EpochHooks:
         steps_per_epoch: float | None = None,
         view: Any = None,
         batch_of: Callable[[int], Any] | None = None,
-        words: Callable[[Mapping[str, float]], Mapping[str, float]] = dict,
+        words: Callable[[Mapping[str, float]], Mapping[str, float]] = also_short,
     ) -> None:
         """`view` is what hooks get as `trainer`; `batch_of(step)` a batch that a step read; `words` translates the
         names of metrics. Raises UserError where a hook asks for something that a step does not have."""
@@ -90,11 +129,6 @@ class EpochHooks:
         if name in ("every", "marks", "needs", "attach"):
             return getattr(self.callback, name)
         raise AttributeError(name)
-
-    @property
-    def in_epochs(self) -> list[str]:
-        """The hooks that need data, of which an epoch is one pass."""
-        return [hook.name for what, hook in self._hooks.items() if what.startswith("epoch")]
 
     def start(self, moment: Moment) -> Ask | None:
         """Before the first step."""

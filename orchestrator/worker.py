@@ -21,6 +21,7 @@ from backends.weighting import Weighting
 from orchestrator.assemble import ALONE, CAPACITY, assemble
 from orchestrator.callbacks import Ramp, named, own_objects
 from orchestrator.config import Experiment
+from orchestrator.epoch_hooks import epoch_of, hooked
 from orchestrator.evaluate import Yardstick, predictor
 from orchestrator.folder import RunFolder
 from orchestrator.hooks import Outcome, Surroundings, call
@@ -103,6 +104,7 @@ def ready(
         weighting=weighting.spec.kind,
     )
     callbacks = named(experiment.callbacks, folder.path) | own_objects(host.callbacks)
+    callbacks = hooked(callbacks, epoch_of(feed, experiment.accumulate))
     watched = WatchedFeed(feed)
     pieces = Pieces(made, feed, weighting, knobs, callbacks, folder, host.world, recorder, watched)
     recorder.phase(f"compiling for {made.device}, usually 5 to 15 s the first time")

@@ -10,7 +10,7 @@ from backends.jax.devices import resolve_device, versions
 from backends.jax.distributed import agree, join, leave
 from backends.jax.engine import JaxBackend, State
 from backends.jax.modules import adapt
-from backends.jax.own_model import own_model
+from backends.jax.own_model import evaluating, own_model, randomness
 from backends.jax.profiling import memory, profile
 from backends.protocol import Settings
 from backends.stages import Stage
@@ -22,11 +22,13 @@ __all__ = [
     "adapt",
     "agree",
     "build",
+    "evaluating",
     "join",
     "leave",
     "memory",
     "own_model",
     "profile",
+    "randomness",
     "resolve_device",
     "versions",
 ]

@@ -37,7 +37,7 @@ def module_of(make: Callable[[Callable[[str], Any]], Any], inputs: int, outputs:
 
     `random(argument)` is what the argument `rngs` (nnx) or `key` (equinox) of a constructor expects.
     """
-    made = make(lambda argument: _nnx_rngs(seed) if argument == "rngs" else jax.random.key(seed))
+    made = make(lambda argument: nnx_rngs(seed) if argument == "rngs" else jax.random.key(seed))
     if derives(made, "flax.linen", "Module"):
         return _linen(made, inputs, seed)
     if derives(made, "flax.nnx", "Module"):
@@ -100,7 +100,8 @@ def seeded(random: Any, context: Context) -> Any:
     return jax.tree_util.tree_map_with_path(fresh, random)
 
 
-def _nnx_rngs(seed: int) -> Any:
+def nnx_rngs(seed: int) -> Any:
+    """nnx's generators of a seed."""
     from flax import nnx
 
     return nnx.Rngs(seed)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from backends.blame import place
 from backends.errors import OrchestratorError, OwnCodeFailed, UserError
-from backends.jax.module_forms import Flat, derives, flat, mode, noise, seeded, unflat
+from backends.jax.module_forms import Flat, derives, flat, mode, nnx_rngs, noise, seeded, unflat
 from backends.own_model import Loss, compared, described, outputs_of, pair_of
 from backends.task import Context
 
@@ -75,6 +75,18 @@ def own_model(model: Any, example: Any = None) -> JaxModel:
     if not form.params:
         raise UserError(f"{name} has no parameters that could be trained", path="model")
     return JaxModel(name, form)
+
+
+def randomness(argument: str, seed: int) -> Any:
+    """What an argument of a user's method is given: a number for `seed`, nnx.Rngs for `rngs`, else a key."""
+    if argument == "seed":
+        return seed
+    return nnx_rngs(seed) if argument == "rngs" else jax.random.key(seed)
+
+
+def evaluating(model: Any) -> AbstractContextManager[None]:
+    """A JAX model has no mode."""
+    return nullcontext()
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,8 @@ class Holder:
         out: Placed = {}
         for batch, columns in batches.items():
             shared = None if batch in picked or self.task.reduced(batch) else axis
-            host = {name: cast(value, dtype) for name, value in columns.items()}
+            # What is drawn per step is made for it: nobody writes into it any more.
+            host = {name: cast(value, dtype, own=not axis) for name, value in columns.items()}
             if shared is not None:
                 self._shareable(batch, {value.shape[axis] for value in host.values()})
             out[batch] = {name: put(value, self.world, self.device, shared) for name, value in host.items()}
@@ -70,10 +71,11 @@ class Holder:
                 )
 
 
-def cast(value: Any, dtype: Any) -> NDArray[Any]:
-    """A host array in the precision of the stage; integers become int64, truth values stay."""
+def cast(value: Any, dtype: Any, *, own: bool = True) -> NDArray[Any]:
+    """A host array in the precision of the stage; integers become int64, truth values stay. `own`: a copy always, for a
+    CPU's device arrays may share the memory, into which its owner may write."""
     value = np.asarray(value)
-    return value.astype({"f": dtype, "i": np.int64, "u": np.int64}.get(value.dtype.kind, value.dtype))
+    return value.astype({"f": dtype, "i": np.int64, "u": np.int64}.get(value.dtype.kind, value.dtype), copy=own)
 
 
 def local(batches: Batches, dtype: Any, device: Any) -> Placed:

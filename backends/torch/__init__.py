@@ -10,7 +10,7 @@ from backends.task import Task
 from backends.torch.device import resolve_device, versions
 from backends.torch.engine import TorchBackend
 from backends.torch.modules import adapt
-from backends.torch.own_model import own_model
+from backends.torch.own_model import evaluating, own_model, randomness
 from backends.torch.process_group import agree, join, leave
 from backends.torch.profiling import memory, profile
 
@@ -19,11 +19,13 @@ __all__ = [
     "adapt",
     "agree",
     "build",
+    "evaluating",
     "join",
     "leave",
     "memory",
     "own_model",
     "profile",
+    "randomness",
     "resolve_device",
     "versions",
 ]

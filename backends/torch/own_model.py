@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,23 @@ def own_model(model: Any, example: Any = None) -> TorchModel:
     if not isinstance(model, nn.Module):
         raise UserError(f"the model is {described(model)}; the torch backend trains a torch.nn.Module", path="model")
     return TorchModel(model)
+
+
+def randomness(argument: str, seed: int) -> Any:
+    """What an argument of a user's method is given: a number for `seed`, else a torch.Generator."""
+    return seed if argument == "seed" else torch.Generator().manual_seed(seed)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation mode, without a gradient."""
+    was = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was)
 
 
 class _Calling(nn.Module):

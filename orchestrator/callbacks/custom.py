@@ -11,6 +11,7 @@ from pydantic import ConfigDict
 
 from backends.errors import UserError
 from backends.spec import Leaf
+from orchestrator.epoch_hooks import has_hooks
 from orchestrator.hooks import METHODS, own_code
 
 
@@ -44,7 +45,7 @@ class CustomCallback(Leaf):
             raise UserError(f"{self.target} can't be made with the keys given here: {error}") from error
         except ValueError:
             return  # made in C: only the call itself can tell
-        if isinstance(factory, type) and not any(hasattr(factory, m) for m in METHODS):
+        if isinstance(factory, type) and not any(hasattr(factory, m) for m in METHODS) and not has_hooks(factory):
             raise UserError(f"{self.target} has none of the methods {', '.join(METHODS)}; it would never be called")
 
 
@@ -58,7 +59,7 @@ def own_objects(objects: Sequence[Any]) -> dict[str, Any]:
         if isinstance(given, type):
             raise UserError(f"callbacks: {given.__name__} is a class; pass an object of it: {given.__name__}(…)")
         name = type(given).__name__
-        if not any(callable(getattr(given, m, None)) for m in METHODS):
+        if not any(callable(getattr(given, m, None)) for m in METHODS) and not has_hooks(given):
             raise UserError(f"callbacks: {name} has none of the methods {', '.join(METHODS)}; it would never be called")
         count = sum(1 for known in made if known.partition("#")[0] == name)
         made[f"{name}#{count + 1}" if count else name] = given

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from backends.errors import UserError, nearest
 from orchestrator.hooks import Ask, Moment
-from orchestrator.trainer.session import words
+from orchestrator.trainer.epochs import words
 from orchestrator.trainer.translate import metric_of
 
 Mode = Literal["min", "max"]

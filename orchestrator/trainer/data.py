@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from backends.batches import ArrayFeed, Arrays, Form, described, samples
+from backends.batches import BATCH, ArrayFeed, Arrays, Form, described, samples
 from backends.errors import UserError
+from backends.task import Draw
 from orchestrator.trainer.stream import Generators, StreamFeed
 
 TrainFeed = ArrayFeed | StreamFeed
@@ -121,3 +122,18 @@ def _called(make: Callable[..., Any], batch_size: int) -> Callable[[], Iterator[
         return iter(found)
 
     return begin
+
+
+class OneBatch:
+    """A feed of one batch."""
+
+    def __init__(self, columns: Mapping[str, Any]) -> None:
+        self.columns = columns
+
+    def take(self, step: int, n: int) -> Draw:
+        return Draw(("one",), dict, {BATCH: {name: value[None] for name, value in self.columns.items()}})
+
+    def arrays(self) -> dict[str, Any]:
+        return {}
+
+    def load(self, arrays: Mapping[str, Any]) -> None: ...

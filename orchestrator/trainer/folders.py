@@ -5,16 +5,19 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from orchestrator import provenance, resolved
+from orchestrator.assemble import ALONE
 from orchestrator.folder import Lines, RunFolder, acquire, create, storage_of, write_json
+from orchestrator.hooks import Outcome
 from orchestrator.record import Recorder
 from orchestrator.result import RunResult
 from orchestrator.tracking import effective_uri, run_record
+from orchestrator.trainer.session import Session
 from orchestrator.trainer.translate import TrainerRun
 
 HEAD = "# What a Trainer did; its model and data live in the program that made it, so this file can't be run again.\n"
@@ -33,6 +36,30 @@ def made(experiment: TrainerRun, storage: str) -> RunFolder:
     write_json(folder.run, run_record(uuid.uuid4().hex, experiment, tree, uri, origin))
     _status(folder, 0, "waiting")
     return folder
+
+
+def train(
+    folder: RunFolder,
+    session: Session,
+    until: int,
+    callbacks: Mapping[str, Any],
+    *,
+    validate: bool,
+    said: Callable[[int, Mapping[str, float]], None],
+) -> None:
+    """`Session.run`, recorded: metrics, events, checkpoints, and how it ended. Raises what the loop raises."""
+    outcome: Outcome | None = None
+    error: Exception | None = None
+    try:
+        with recorded(folder, session.experiment, session.live.at.step > 0) as recorder:
+            recorder.about(session.made.device, session.made.module.versions(), ALONE)
+            recorder.phase(f"compiling for {session.made.device}")
+            outcome = session.run(until, callbacks, recorder=recorder, folder=folder, validate=validate, said=said)
+    except Exception as caught:
+        error = caught
+        raise
+    finally:
+        concluded(folder, vars(outcome) if outcome else {}, error)
 
 
 @contextmanager

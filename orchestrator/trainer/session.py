@@ -21,7 +21,6 @@ from backends.errors import NonFinite, UserError
 from backends.own_model import Loss
 from backends.own_task import OwnTask
 from backends.protocol import Settings, Steps, finite_terms, precision_of
-from backends.task import Draw
 from backends.weighting import Weighting
 from orchestrator.assemble import ALONE, CAPACITY, Assembled
 from orchestrator.folder import RunFolder
@@ -32,7 +31,8 @@ from orchestrator.pieces import Pieces
 from orchestrator.record import Recorder, Silent
 from orchestrator.timeline import Position, Timeline, periods
 from orchestrator.trainer.configs import TrainingConfig
-from orchestrator.trainer.data import TrainFeed, evaluated
+from orchestrator.trainer.data import OneBatch, TrainFeed, evaluated
+from orchestrator.trainer.epochs import Epochs
 from orchestrator.trainer.state import History
 from orchestrator.trainer.stream import StreamFeed
 from orchestrator.trainer.translate import OwnSpec, experiment_of
@@ -246,7 +246,7 @@ class Session:
             self._single = self.made.backend if self.experiment.backend == "torch" else alone
         at = self.live.at
         table = self.knobs.table(self.stage, at.step, at.within, 1)
-        self.live.state, steps = self._single.step(self.live.state, 1, table, _One(columns), at.step)
+        self.live.state, steps = self._single.step(self.live.state, 1, table, OneBatch(columns), at.step)
         if steps.bad() is not None:
             terms = finite_terms([t for t in self.task.terms if t.trained], steps.losses[0])
             raise NonFinite(at.step, terms, "loss" if terms else "gradient")
@@ -262,58 +262,6 @@ class Session:
         arrays, _ = backend.arrays(state)
         aux = {name.partition("/")[2]: value for name, value in arrays.items() if name.startswith("aux/")}
         return self.model.trained(backend.parameters(state), aux)
-
-
-class _One:
-    """A feed of one batch."""
-
-    def __init__(self, columns: Mapping[str, Any]) -> None:
-        self.columns = columns
-
-    def take(self, step: int, n: int) -> Draw:
-        return Draw(("one",), dict, {BATCH: {name: value[None] for name, value in self.columns.items()}})
-
-    def arrays(self) -> dict[str, Any]:
-        return {}
-
-    def load(self, arrays: Mapping[str, Any]) -> None: ...
-
-
-class Epochs:
-    """Writes the history, an epoch at a time (a callback of the loop)."""
-
-    def __init__(self, session: Session, said: Callable[[int, Mapping[str, float]], None]) -> None:
-        self.session, self.said = session, said
-
-    def step(self, moment: Any) -> None:
-        session = self.session
-        if moment.step % session.per_epoch:
-            return
-        means = session.epoch_means()
-        found = {"train_loss": means.pop("loss")}
-        found |= {f"train_{name}": v for name, v in means.items() if name != "loss"}
-        found |= {words(name): v for name, v in moment.metrics.items() if name.startswith("validation/")}
-        if "lr" in moment.knobs:
-            found["lr"] = moment.knobs["lr"]
-        session.history.add(session.epoch, found)
-        self.said(session.epoch, found)
-
-    def state(self) -> dict[str, Any]:
-        """The history, and what is known of the epoch that is not over."""
-        session = self.session
-        return {"history": session.history.state(), "sums": session.sums.tolist(), "counted": session.counted}
-
-    def load(self, state: Mapping[str, Any]) -> None:
-        """The opposite of `state`."""
-        self.session.history.load(state["history"])
-        self.session.sums, self.session.counted = np.array(state["sums"], float), int(state["counted"])
-
-
-def words(name: str) -> str:
-    """A metric in the words of history and callbacks: `validation/total` -> `val_loss`."""
-    if name == "validation/total":
-        return "val_loss"
-    return f"val_{name.partition('/')[2]}" if name.startswith("validation/") else name.replace("loss/", "train_")
 
 
 def _first(feed: TrainFeed) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +13,18 @@ from backends import checkpoint
 from backends.batches import Form, described
 from backends.errors import UserError
 from backends.own_model import Loss
-from orchestrator.assemble import ALONE
-from orchestrator.callbacks.custom import own_objects
-from orchestrator.epoch_hooks import EpochHooks, has_hooks
-from orchestrator.hooks import Outcome
+from orchestrator.epoch_hooks import EpochHooks
 from orchestrator.trainer import folders
-from orchestrator.trainer.callbacks import EarlyStopping, LearningRateScheduler, ModelCheckpoint
+from orchestrator.trainer.adapting import Adapters
+from orchestrator.trainer.callbacks import LearningRateScheduler
 from orchestrator.trainer.configs import SchedulerConfig, TrainingConfig
 from orchestrator.trainer.data import feed_of
+from orchestrator.trainer.given import backend_of, checkpoints_at, is_batch, kept, said_as
 from orchestrator.trainer.sampling import samples_of
-from orchestrator.trainer.session import Session, words
+from orchestrator.trainer.session import Session
 from orchestrator.trainer.state import History, Trained, TrainingState, split
 
 log = logging.getLogger("orchestrator")
-PICKLES = (".pkl", ".pickle", ".pth", ".pt", ".ckpt", ".bin")
 
 
 class Trainer:
@@ -53,12 +51,12 @@ class Trainer:
         callbacks: Sequence[Any] = (),
         backend: str | None = None,
     ) -> None:
-        """`optimizer`: a name, an OptimizerConfig, a torch.optim.Optimizer; instead of the config's. Raises UserError."""
+        """`optimizer`: a name, OptimizerConfig or torch.optim object, instead of the config's. Raises UserError."""
         if config is not None and not isinstance(config, TrainingConfig | Mapping):
             raise UserError(f"the config is {described(config)}; give a TrainingConfig or a dict of its fields")
         self.config = config if isinstance(config, TrainingConfig) else TrainingConfig(**dict(config or {}))
         self.loss, self.optimizer = Loss.of(loss), optimizer
-        self.backend = _backend_of(model, backend)
+        self.backend = backend_of(model, backend)
         self.callbacks = list(callbacks)
         self.should_stop = False
         self.global_step = self.current_epoch = 0
@@ -66,10 +64,10 @@ class Trainer:
         """What was changed or is slower than it could be."""
         self.folder: Any = None
         """The run folder, with `TrainingConfig(storage=…)`."""
-        self._model, self._data, self._validation = model, data, _kept(validation)
+        self._model, self._data, self._validation = model, data, kept(validation)
         self._session: Session | None = None
         self._restore: checkpoint.Snapshot | None = None
-        self._adapters: dict[int, EpochHooks] = {}
+        self._adapters = Adapters()
         self._synced = 0
 
     # --- training ---
@@ -89,11 +87,9 @@ class Trainer:
         Other words: `train_data`, `train_loader`, `train_dataloader`; `val_data`, `val_loader`, `val_dataloader`;
         `num_epochs` (in all). Raises UserError, RunFailed; what was trained until then is in `state` and `model`.
         """
-        data, validation, total, rest = _words(data, validation, words_)
+        data, validation, total, rest = said_as(data, validation, words_)
         if rest:
-            raise UserError(
-                f"fit takes no {sorted(rest)[0]!r}; it takes data, validation, epochs, callbacks, batch_size"
-            )
+            raise UserError(f"fit takes data, validation, epochs, callbacks and batch_size, but no {sorted(rest)[0]!r}")
         changes = {"num_epochs": total, "batch_size": batch_size}
         if epochs is not None and self._session is None and not self.global_step and self._restore is None:
             changes["num_epochs"] = epochs  # so that a schedule ends with the training
@@ -189,11 +185,11 @@ class Trainer:
 
         `metrics` are kept beside it; `epoch` is known and only checked. Raises StorageFailed.
         """
-        place = _folder(path or self.config.checkpoint_dir)
+        place = checkpoints_at(path or self.config.checkpoint_dir)
         session = self._ready(None, None, {})
         if epoch is not None and not isinstance(epoch, int):
             raise UserError(f"save_checkpoint: epoch is a number, not {described(epoch)}")
-        snapshot = session.pieces(self._named(session)).snapshot(session.live)
+        snapshot = session.pieces(self._adapters(self, session)).snapshot(session.live)
         meta = {**snapshot.meta, "epoch": session.epoch, "backend": self.backend}
         if metrics:
             meta["metrics"] = {**meta["metrics"], **{k: float(v) for k, v in metrics.items()}}
@@ -205,7 +201,7 @@ class Trainer:
         `path`: a folder that `save_checkpoint` or `checkpoint_dir` wrote (its newest one is taken), or one of its
         checkpoints. Raises UserError, StorageFailed.
         """
-        place = _folder(path)
+        place = checkpoints_at(path)
         found = checkpoint.load(place) if (place / checkpoint.META).exists() else checkpoint.newest(place, self._warn)
         if found is None:
             raise UserError(f"there is no checkpoint in {place}", path="checkpoint")
@@ -221,13 +217,13 @@ class Trainer:
         if changes:
             self._changed(changes)
         if validation is not None:
-            self._validation = _kept(validation)
+            self._validation = kept(validation)
         if data is not None and data is not self._data and self._session is not None:
             self._session.replace(*self._feed(data))
         if data is not None:
             self._data = data
         if self._session is None:
-            source = self._data if self._data is not None else [first] if _is_batch(first) else first
+            source = self._data if self._data is not None else [first] if is_batch(first) else first
             if source is None:
                 raise UserError("there is no data: give Trainer(data=…) or fit(data)", path="data")
             feed, form = self._feed(source)
@@ -245,7 +241,7 @@ class Trainer:
         session.validation = self._validation
         if self._restore is not None:
             snapshot, self._restore = self._restore, None
-            session.live = session.pieces(self._named(session)).restored(snapshot)
+            session.live = session.pieces(self._adapters(self, session)).restored(snapshot)
             self.global_step, self.current_epoch = session.live.at.step, session.epoch
             self._synced = -1
         return session
@@ -269,42 +265,9 @@ class Trainer:
             steps_per_epoch=config.steps_per_epoch,
         )
 
-    def _named(self, session: Session) -> dict[str, Any]:
-        """The callbacks by the names that checkpoints know them by, adapted to the loop."""
-        config, given = self.config, list(self.callbacks)
-        if config.early_stopping:
-            monitor = config.monitor if self._validation is not None else "train_loss"
-            given.append(EarlyStopping(monitor, config.patience, min_delta=config.min_delta))
-        made = [self._adapted(callback, session) for callback in given]
-        named = own_objects(made)
-        return {f"{type(getattr(c, 'callback', c)).__name__}#{i}": c for i, c in enumerate(named.values())}
-
-    def _adapted(self, callback: Any, session: Session) -> Any:
-        if isinstance(callback, ModelCheckpoint):
-            callback.trainer = self
-        if isinstance(callback, LearningRateScheduler):
-            callback.base, callback.every = float(getattr(session.stage, "lr", 1.0)), session.per_epoch
-        if not has_hooks(callback):
-            return callback
-
-        def batch_of(step: int) -> Any:
-            return session.form.batch(session.feed.batch_of(step * self.config.gradient_accumulation))
-
-        known = self._adapters.get(id(callback))
-        if known is None:
-            known = EpochHooks(
-                callback,
-                steps_per_epoch=session.per_epoch,
-                view=self,
-                batch_of=batch_of,
-                words=lambda metrics: {words(name): value for name, value in metrics.items()},
-            )
-            self._adapters[id(callback)] = known
-        return known
-
     def _run(self, session: Session, until: int, *, whole: bool = True) -> None:
         """The loop until a step, in a run folder where one is asked for."""
-        callbacks = self._named(session)
+        callbacks = self._adapters(self, session)
         for callback in callbacks.values():
             if isinstance(callback, EpochHooks):
                 callback.whole = whole
@@ -312,28 +275,12 @@ class Trainer:
             if self.config.storage is None:
                 session.run(until, callbacks, validate=whole, said=self._said)
             else:
-                self._recorded(session, until, callbacks, whole)
+                self.folder = self.folder or folders.made(session.experiment, str(self.config.storage))
+                folders.train(self.folder, session, until, callbacks, validate=whole, said=self._said)
         finally:
             self.global_step, self.current_epoch = session.live.at.step, session.epoch
             self._synced = -1
             self._sync()
-
-    def _recorded(self, session: Session, until: int, callbacks: dict[str, Any], whole: bool) -> None:
-        self.folder = self.folder or folders.made(session.experiment, str(self.config.storage))
-        outcome: Outcome | None = None
-        error: Exception | None = None
-        try:
-            with folders.recorded(self.folder, session.experiment, session.live.at.step > 0) as recorder:
-                recorder.about(session.made.device, session.made.module.versions(), ALONE)
-                recorder.phase(f"compiling for {session.made.device}")
-                outcome = session.run(
-                    until, callbacks, recorder=recorder, folder=self.folder, validate=whole, said=self._said
-                )
-        except Exception as caught:
-            error = caught
-            raise
-        finally:
-            folders.concluded(self.folder, vars(outcome) if outcome else {}, error)
 
     def _said(self, epoch: int, metrics: Mapping[str, float]) -> None:
         self.current_epoch, self.global_step = epoch, epoch * (self._session.per_epoch if self._session else 0)
@@ -352,55 +299,3 @@ class Trainer:
         if message not in self.warnings:
             self.warnings.append(message)
             log.info("%s", message)
-
-
-def _backend_of(model: Any, asked: str | None) -> str:
-    """The framework that a model is written in."""
-    kind: Any = type(model)
-    found = (
-        "torch" if any(c.__module__.startswith("torch.") and c.__name__ == "Module" for c in kind.__mro__) else "jax"
-    )
-    if asked is not None and asked != found:
-        raise UserError(
-            f"the model is {described(model)}, which the {found} backend trains, not {asked!r}", path="backend"
-        )
-    return found
-
-
-def _kept(data: Any) -> Any:
-    """Data that can be read more than once."""
-    return list(data) if isinstance(data, Iterator) else data
-
-
-def _is_batch(value: Any) -> bool:
-    return isinstance(value, Mapping | tuple) or hasattr(value, "shape")
-
-
-def _folder(path: str | Path | None) -> Path:
-    """The folder of checkpoints. Raises UserError for a file of a pickle format."""
-    if path is None:
-        raise UserError("where to? give a path, or TrainingConfig(checkpoint_dir=…)", path="checkpoint_dir")
-    place = Path(path)
-    if place.suffix.lower() in PICKLES:
-        raise UserError(
-            f"{place} would be a pickle, which runs whatever code is in it when it is opened. Checkpoints here are "
-            f"folders of plain files: save_checkpoint({str(place.with_suffix(''))!r}), load_checkpoint of the same. "
-            "Weights of another program: load them into the model before it is given to Trainer "
-            "(model.load_state_dict(torch.load(path, weights_only=True)))",
-            path="checkpoint",
-        )
-    return place
-
-
-_DATA = ("train_data", "train_loader", "train_dataloader", "train_data_loader")
-_VALIDATION = ("val_data", "val_loader", "val_dataloader", "validation_data", "val_data_loader")
-
-
-def _words(data: Any, validation: Any, given: Mapping[str, Any]) -> tuple[Any, Any, int | None, dict[str, Any]]:
-    """(data, validation data, epochs in all, what is left) in the words of other systems."""
-    rest = dict(given)
-    for name in _DATA:
-        data = rest.pop(name, data)
-    for name in _VALIDATION:
-        validation = rest.pop(name, validation)
-    return data, validation, rest.pop("num_epochs", None), rest
