@@ -407,7 +407,7 @@ CASES: list[tuple[str, str, Any, str]] = [
     ("own callback", "callbacks.0.target", "own.py:Doubles", "records"),
     # where it runs, and who hears of it
     ("poisson", "loggers", [{"kind": "csv"}], "logged"),
-    ("boards", "loggers", [{"kind": "csv"}], "logged"),
+    ("boards", "loggers.0", {"kind": "csv"}, "logged"),
     ("boards", "loggers.0.dir", "more", "logged"),
     ("wandb", "loggers.0.project", "other", "logged"),
     ("wandb", "loggers.0.entity", "team", "logged"),
