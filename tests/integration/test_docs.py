@@ -22,9 +22,9 @@ from numpy_backend import use
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 PAGES = ("own-problem.md", "own-network.md", "it-does-not-train.md")
-ADVICE = "it-does-not-train.md"
-"""Many settings, each tried for a few steps: here numpy trains, because compiling each takes seconds. (`check --smoke`
-and `plan` have processes of their own, and take the real backend.)"""
+IN_NUMPY = ("own-problem.md", "it-does-not-train.md")
+"""Many runs of a few steps: here numpy trains, because compiling each takes seconds. `agree`, `check --smoke` and
+`plan` have processes of their own, and take the real backends there too."""
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _FILE = re.compile(r"# (\w+\.(?:py|yaml|csv))\n")
 STEPS = 4
@@ -53,7 +53,7 @@ def command(line: str) -> list[str]:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_block_of_the_page_does_what_it_says(page: str, here: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch):
-    if page == ADVICE:
+    if page in IN_NUMPY:
         use(monkeypatch)
     text = (ROOT / "docs" / page).read_text(encoding="utf-8")
     done = 0
