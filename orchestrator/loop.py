@@ -81,6 +81,8 @@ class Plan:
     stop: Callable[[], tuple[Status, str] | None]
     keep: Callable[[int, Sequence[str]], None] = field(default=lambda step, paths: None)
     """Send files of the run folder to the tracker."""
+    note_end: Callable[[int, str, str], None] = field(default=lambda step, stage, why: None)
+    """Record why a stage ended before its last step."""
 
     @property
     def stages(self) -> Sequence[Stage]:
@@ -106,8 +108,9 @@ def _steps(plan: Plan, live: Live, resumed: bool) -> tuple[Status, str]:
     """All dispatches that are left; how they ended, and why."""
     evaluated = {} if resumed else _evaluate(plan, live)
     asks = _ask(plan, "start", _moment(plan, live, None, evaluated, _probed(plan, live)))
+    _said(live, asks)
     if not resumed:
-        plan.record(0, {**live.latest, **_said(asks)})
+        plan.record(0, live.latest)
     if any(a.save for a in asks):
         live.checkpoint = plan.save(live, False)
     if plan.figures_every and not resumed:
@@ -117,11 +120,13 @@ def _steps(plan: Plan, live: Live, resumed: bool) -> tuple[Status, str]:
             return stopping
         steps, ended = _dispatch(plan, live)
         step, last = live.at.step, plan.timeline.over(live.at)
+        if ended:
+            plan.note_end(step, _stepped(plan, live)[0], steps.ended)
         plan.adapt(live)
         plan.reweigh(live, steps)
         evaluated = _evaluate(plan, live) if due(step, plan.evaluate_every) or last else {}
         asks = _ask(plan, "step", _moment(plan, live, steps, evaluated, _probed(plan, live)))
-        said = _said(asks)
+        said = _said(live, asks)
         if due(step, plan.record_every) or evaluated or ended or said:
             plan.record(step, {**_training_metrics(plan, live, steps), **evaluated, **said})
         improved = _improved(plan, live, evaluated)
@@ -234,8 +239,11 @@ def _ask(plan: Plan, method: str, moment: Moment) -> list[Ask]:
     return asks
 
 
-def _said(asks: Sequence[Ask]) -> dict[str, float]:
-    return {name: float(value) for answer in asks for name, value in answer.metrics.items()}
+def _said(live: Live, asks: Sequence[Ask]) -> dict[str, float]:
+    """The metrics that callbacks want recorded."""
+    said = {name: float(value) for answer in asks for name, value in answer.metrics.items()}
+    live.latest.update(said)
+    return said
 
 
 def _asked_to_stop(asks: Sequence[Ask]) -> tuple[Status, str] | None:

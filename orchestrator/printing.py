@@ -160,6 +160,7 @@ def show_run(folder: RunFolder, *, as_json: bool) -> None:
         "figures": [str(p) for p in result.figures],
         "checkpoints": [str(p) for p in listing(folder.checkpoints)],
         "warnings": list(result.warnings),
+        "notes": [e["message"] for e in read_jsonl(folder.events)[0] if e.get("event") == "stage"],
     }
     if as_json:
         typer.echo(json.dumps(data))
@@ -168,7 +169,7 @@ def show_run(folder: RunFolder, *, as_json: bool) -> None:
     out.print(f"{folder.path}: {data['status']} at step {result.step}")
     for name, value in result.metrics.items():
         out.print(f"  {name:<28} {_number(value)}")
-    for title in ("checkpoints", "figures", "warnings"):
+    for title in ("checkpoints", "figures", "notes", "warnings"):
         for entry in data[title]:
             out.print(f"{title[:-1]}: {entry}")
     if data["status"] != "finished":

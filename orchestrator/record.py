@@ -47,6 +47,7 @@ class Silent:
     def draw(self, task: Task, predict: Predict, feed: Any, step: int) -> None: ...
     def saved(self, path: Path, step: int, best: bool) -> None: ...
     def keep(self, step: int, paths: Sequence[str]) -> None: ...
+    def note_end(self, step: int, stage: str, why: str) -> None: ...
     def compilations(self, counts: Mapping[str, int]) -> None: ...
 
 
@@ -184,6 +185,11 @@ class Recorder(Silent):
         """Files and folders of the run folder that the tracker gets as well."""
         for path in paths:
             self.event("artifact", step, path=path)
+
+    def note_end(self, step: int, stage: str, why: str) -> None:
+        """A stage ended before its last step: which, and why."""
+        self.event("stage", step, stage=stage, message=f"stage {stage!r} ended at step {step}: {why}")
+        log.info("stage %r ended at step %d: %s", stage, step, why)
 
     def _note(self, message: str, error: Any = None) -> None:
         """A line of `log.txt` alone: whoever launched the run says it to the user."""

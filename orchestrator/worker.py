@@ -147,6 +147,7 @@ def ready(
         report=host.report,
         stop=pieces.stop,
         keep=recorder.keep,
+        note_end=recorder.note_end,
     ), live
 
 

@@ -142,6 +142,7 @@ def test_what_a_callback_asks_for_is_done_in_order(tmp_path: Path, plugged: Plug
     callback = SimpleNamespace(step=step, end=lambda moment, outcome: ends.append(outcome))
     result = run(plugged.tree(callback), out=tmp_path / "run")
     assert records(result)[7]["mine/number"] == 4, "recorded, though nothing else was due"
+    assert result.metrics["mine/number"] == 4
     assert (result.status, result.step, result.reason) == ("stopped", 15, "that is enough")
     assert {7, 15} <= {int(p.name[5:]) for p in checkpoint.listing(result.folder.checkpoints)}
     assert [(o.status, o.step, o.checkpoint) for o in ends] == [("stopped", 15, "step-000000015")]
@@ -181,6 +182,8 @@ def test_a_stage_that_converged_hands_over(tmp_path: Path, monkeypatch: pytest.M
     assert (result.status, result.step) == ("finished", 4 + 17)
     assert 4 in records(result), "the last step of a stage that ended early is recorded"
     assert last(result).loop["position"] == {"step": 21, "stage": 1, "within": 17}
+    (noted,) = events(result, "stage")
+    assert noted["message"] == "stage 'polish' ended at step 4: gradient below tolerance"
 
 
 def _with_ends(init: Any, ends: dict[int, str]) -> Any:
