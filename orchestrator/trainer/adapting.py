@@ -34,7 +34,7 @@ class Adapters:
             callback.trainer = trainer
         if isinstance(callback, LearningRateScheduler):
             callback.base, callback.every = float(getattr(session.stage, "lr", 1.0)), session.per_epoch
-        if not has_hooks(callback):
+        if isinstance(callback, type) or not has_hooks(callback):
             return callback
         accumulated = session.config.gradient_accumulation
 
