@@ -79,7 +79,7 @@ class TorchBackend:
         kept = {k.removeprefix(STATE): v for k, v in arrays.items() if k.startswith(STATE)}
         rest = {k: v for k, v in arrays.items() if not k.startswith(STATE)}
         state = self._format(stage).load(rest, self._fresh(stage, self._template))
-        state.optimizer |= {k: torch.tensor(np.asarray(v), device=self.settings.device) for k, v in kept.items()}
+        state.optimizer |= {k: torch.tensor(np.asarray(v)) for k, v in kept.items()}
         return state
 
     def parameters(self, state: State) -> dict[str, NDArray[Any]]:

@@ -134,5 +134,10 @@ def _restore(optimizer: Any, kept: dict[str, Tensor]) -> None:
         _, what, index, rest = name.split("/", 3)
         key, mark, form = rest.rpartition(":")
         plain = value.item() if form == "number" else tuple(value.tolist()) if mark else value
-        target = optimizer.state[parameters[int(index)]] if what == "state" else optimizer.param_groups[int(index)]
-        target[key if mark else rest] = plain
+        if what == "group":
+            optimizer.param_groups[int(index)][key if mark else rest] = plain
+            continue
+        parameter = parameters[int(index)]
+        if isinstance(plain, Tensor) and rest != "step":  # which torch's own optimizers count on the host
+            plain = plain.to(parameter.device)
+        optimizer.state[parameter][key if mark else rest] = plain
