@@ -24,11 +24,10 @@ from pydantic_core import PydanticCustomError
 from backends.errors import UserError, nearest
 from backends.spec import Fraction, Leaf, Precision
 from backends.weighting import FixedWeights, WeightsSpec
+from orchestrator.loggers import LoggerSpec
 from orchestrator.tracking import Tracking
 
 REFUSED: dict[str, str] = {
-    "use_wandb": "pass a callback that logs to it, or take `tracking=` (MLflow)",
-    "wandb_project": "pass a callback that logs to it, or take `tracking=` (MLflow)",
     "progress_callback": "pass it in Trainer(callbacks=[…]); every callback may have on_epoch_end and on_batch_end",
     "loss_type": "give Trainer `loss='mse'`, 'mae', 'relative_l2' or 'cross_entropy'",
     "warmup": "write `warmup_steps` or `warmup_epochs`",
@@ -250,6 +249,8 @@ class TrainingConfig(_Face):
     """Folder of run folders: gives this training one, with metrics and checkpoints, like any other run."""
     tracking: Tracking | None = None
     """MLflow; needs `storage`."""
+    loggers: tuple[LoggerSpec, ...] = ()
+    """TensorBoard, Weights & Biases, CSV: `[{"kind": "wandb", "project": …}]`; needs `storage`."""
     verbose: bool = False
     """Print a line per epoch."""
 
@@ -265,6 +266,11 @@ class TrainingConfig(_Face):
                     "refused", "{name} has no effect here: {instead}", {"name": name, "instead": instead}
                 )
             data.pop(name, None)
+        project = data.pop("wandb_project", None)
+        if data.pop("use_wandb", False):
+            data["loggers"] = [*data.get("loggers", ()), {"kind": "wandb", "project": project}]
+        if (data.get("loggers") or data.get("tracking")) and data.get("storage") is None:
+            raise PydanticCustomError("storage", "tracking and loggers read a run folder: give `storage='runs'`")
         inner = data.pop("validation", None)
         if inner is not None:  # JEPA: validation: {frequency: 5, patience: 10}
             if not isinstance(inner, dict) or not set(inner) <= {"frequency", "patience"}:

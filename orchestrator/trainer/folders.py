@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,33 +47,29 @@ def train(
     said: Callable[[int, Mapping[str, float]], None],
 ) -> None:
     """`Session.run`, recorded: metrics, events, checkpoints, and how it ended. Raises what the loop raises."""
-    outcome: Outcome | None = None
-    error: Exception | None = None
-    try:
-        with recorded(folder, session.experiment, session.live.at.step > 0) as recorder:
-            recorder.about(session.made.device, session.made.module.versions(), ALONE)
-            recorder.phase(f"compiling for {session.made.device}")
-            outcome = session.run(until, callbacks, recorder=recorder, folder=folder, validate=validate, said=said)
-    except Exception as caught:
-        error = caught
-        raise
-    finally:
-        concluded(folder, vars(outcome) if outcome else {}, error)
-
-
-@contextmanager
-def recorded(folder: RunFolder, experiment: TrainerRun, resumed: bool) -> Iterator[Recorder]:
-    """The folder's lock, its recorder, and the uploader to MLflow where that is wanted."""
     from orchestrator import uploader
+    from orchestrator.loggers import handle as handle_of_loggers
 
+    experiment, resumed = session.experiment, session.live.at.step > 0
+    outcome: Outcome | None = None
+    error: BaseException | None = None
     with acquire(folder):
         handle = uploader.start(folder) if experiment.tracking.enabled else None
+        loggers = handle_of_loggers.start(folder) if experiment.loggers else None
         try:
             with Recorder(folder, experiment, resumed=resumed) as recorder:
-                yield recorder
-        finally:
-            if handle is not None:
-                handle.finish()
+                recorder.about(session.made.device, session.made.module.versions(), ALONE)
+                recorder.phase(f"compiling for {session.made.device}")
+                outcome = session.run(until, callbacks, recorder=recorder, folder=folder, validate=validate, said=said)
+        except BaseException as caught:  # recorded first, then raised
+            error = caught
+        ended = vars(outcome) if outcome else {"status": "killed", "reason": "interrupted"}
+        concluded(folder, ended, error if isinstance(error, Exception) else None)
+        for following in (loggers, handle):
+            if following is not None:
+                following.finish()
+    if error is not None:
+        raise error
 
 
 def concluded(folder: RunFolder, outcome: dict[str, Any], error: Exception | None) -> RunResult:

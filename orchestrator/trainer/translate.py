@@ -73,6 +73,7 @@ def experiment_of(config: TrainingConfig, spec: OwnSpec, backend: str, per_epoch
         "evaluate": {"every": config.validation_frequency * per_epoch},
         "checkpoint": {"every": saved, "keep": config.max_checkpoints, "best": metric_of(config.monitor)},
         "resources": {"workers": 0},
+        "loggers": [logger.model_dump() for logger in config.loggers],
         "tracking": config.tracking.model_dump() if config.tracking else {"enabled": False},
     }
     tree["tracking"]["every"] = config.log_frequency

@@ -342,13 +342,15 @@ def test_samples_come_from_the_models_own_method():
 
 
 def test_a_run_folder_is_like_any_other(backend: str, tmp_path: Path):
-    made = trainer(backend, storage=str(tmp_path), log_frequency=2, validation=(X, Y), name="mine")
+    where = {"storage": str(tmp_path), "name": "mine", "loggers": [{"kind": "csv"}]}
+    made = trainer(backend, log_frequency=2, validation=(X, Y), **where)
     made.fit()
     found = orchestrator.find("mine", str(tmp_path))
     steps, values = orchestrator.history(found)["validation/total"]
     assert steps.tolist() == [0, 3, 6, 9]
     assert values[1:].tolist() == pytest.approx(made.history["val_loss"])
     assert sorted(p.name for p in found.checkpoints.iterdir())[-1] == "step-000000009"
+    assert (found.path / "metrics.csv").read_text().count("\n") == len(found.metrics.read_text().splitlines()) + 1
 
 
 def test_a_second_call_compiles_nothing():

@@ -337,7 +337,7 @@ CONFIGS: list[tuple[dict[str, Any], str]] = [
     ({"epoch": 3}, "TrainingConfig: unknown field 'epoch'; did you mean 'num_epochs'?"),
     ({"num_epochs": 0}, "TrainingConfig.num_epochs: Input should be greater than 0"),
     ({"epochs": 3, "num_epochs": 3}, "epochs is another word for num_epochs; give one"),
-    ({"use_wandb": True}, "use_wandb has no effect here: "),
+    ({"use_wandb": True}, "tracking and loggers read a run folder: give `storage='runs'`"),
     ({"conservation_config": {"laws": ["energy"]}}, "conservation_config has no effect here: "),
     ({"warmup": 10}, "warmup has no effect here: write `warmup_steps` or `warmup_epochs`"),
     ({"validation": 5}, "`validation` is a dict with `frequency` and `patience`"),
