@@ -22,6 +22,21 @@ PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "matmul", "convolution", "_fft_r2c"
 """Operations that a network's layers are counted by."""
 
 
+@torch.library.custom_op("orchestrator::after", mutates_args=())
+def after(x: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
+    """A copy of x that can't be made before `first` is there.
+
+    Without it a compiler merges what is computed again with the first time, for both read the same (measured: inductor
+    fuses the two, and nothing is saved).
+    """
+    return x.clone()
+
+
+@after.register_fake
+def _(x: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
+    return torch.empty_like(x)
+
+
 def mark() -> None:
     """All that has been recorded since the last call belongs together. Does nothing while nothing is recorded."""
     mode = get_proxy_mode()
@@ -51,8 +66,13 @@ def recompute(module: GraphModule) -> None:
         if now != part:  # another backward pass: what the one before has computed must not wait for it
             copies, part = {}, now
         read = [n for n in node.all_input_nodes if n in movable]
+        again = sorted(_missing(read, movable, copies), key=order.__getitem__)
+        before = [n for n in node.all_input_nodes if n.op == "call_function" and n.meta.get(PART, math.inf) == now]
         with graph.inserting_before(node):
-            for source in sorted(_missing(read, movable, copies), key=order.__getitem__):
+            for source in _sources(again, movable, copies) if before else ():
+                copies[source] = graph.call_function(torch.ops.orchestrator.after.default, (source, before[-1]))
+                copies[source].meta = {**source.meta, PART: now}
+            for source in again:
                 copies[source] = graph.node_copy(source, partial(_replaced, copies))
                 copies[source].meta[PART] = now
         for source in read:
@@ -99,6 +119,13 @@ def _aliases(node: Node) -> Iterator[Node]:
     if schema is not None and any(r.alias_info is not None for r in schema.returns):
         for source in node.all_input_nodes:
             yield from _aliases(source)
+
+
+def _sources(again: Sequence[Node], movable: set[Node], copies: dict[Node, Node]) -> list[Node]:
+    """The kept results that `again` begins with; where there are none, the inputs of the graph."""
+    found = [n for node in again for n in node.all_input_nodes if n not in movable and n not in copies]
+    kept = [n for n in found if n.op == "call_function"]
+    return [n for n in dict.fromkeys(kept or found) if isinstance(n.meta.get("val"), torch.Tensor)]
 
 
 def _missing(read: Sequence[Node], movable: set[Node], copies: dict[Node, Node]) -> set[Node]:
