@@ -152,6 +152,8 @@ def programs(task: Task, stages: Sequence[Stage], settings: Settings) -> tuple[P
     names = task.init(generator(settings.seed, "init")) if settings.groups else ()
     grouping = Grouping.of(settings.groups, names, task.terms)
     found = []
+    if settings.device == "cpu" and any(getattr(s, "compute", None) for s in stages):
+        settings.warn("on a CPU, XLA computes half precision by way of float32: it saves memory, but no time")
     for stage in stages:
         structure = None
         if isinstance(stage, Lbfgs | SsBroyden):

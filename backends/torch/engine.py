@@ -19,7 +19,7 @@ from backends.scaling import SCALE, SKIPPED
 from backends.stages import FIRST_ORDER, QUASI_NEWTON, SsBroyden, Stage
 from backends.task import Batches, Columns, Feed, Task, trained_terms
 from backends.torch import own_optimizer, quasi_newton
-from backends.torch.device import DTYPES, HALVES, fetch, own_generator, put, set_threads
+from backends.torch.device import DTYPES, HALVES, fetch, own_generator, put, set_threads, slow_half
 from backends.torch.layout import Layout
 from backends.torch.objective import Objective, Row
 from backends.torch.program import Program
@@ -52,6 +52,8 @@ class TorchBackend:
         self._programs: dict[int, Program] = {}
         self._terms = trained_terms(task.terms)
         check_stages(settings.groups, self.stages, task.terms)
+        for note in {slow_half(getattr(s, "compute", None), settings.device) for s in self.stages} - {""}:
+            settings.warn(note)
 
     # --- states ---
 
