@@ -128,19 +128,25 @@ def columns(groups: Groups) -> tuple[str, ...]:
 
 
 def check_stages(groups: Groups, stages: Sequence[Stage], terms: Sequence[Term]) -> None:
-    """Raises UserError where a quasi-Newton stage meets what only a first-order stage can do."""
+    """Raises UserError where a quasi-Newton stage, or a user's own optimizer, meets what only our optimizers can do."""
     for i, stage in enumerate(stages):
-        if not isinstance(stage, (*QUASI_NEWTON, CustomOptimizer)):
+        searches, own = isinstance(stage, QUASI_NEWTON), stage.kind == "custom"
+        if own and getattr(stage, "compute", None) == "float16":
+            raise UserError(
+                "float16 needs its loss scaled and steps skipped, which an optimizer of one's own knows nothing of; "
+                "use `compute: bfloat16`",
+                path=f"stages.{i}.compute",
+            )
+        if not (searches or own):
             continue
-        what = f"the stage {stage.name!r} ({stage.kind}) minimises one loss over all its parameters at once"
-        if isinstance(stage, CustomOptimizer):
-            what = f"the stage {stage.name!r} has an own optimizer, which alone decides on its parameters"
+        does = "minimises one loss over" if searches else "has its own way with"
+        what = f"the stage {stage.name!r} ({stage.kind}) {does} all its parameters at once"
         for name, field in _ways(groups):
             raise UserError(
                 f"{what}, so the group {name!r} can't have its own `{field}`; such stages know only `freeze: true`",
                 path=f"groups.{name}.{field}",
             )
-        for term in terms:
+        for term in terms if searches else ():
             if term.groups and term.trained:
                 raise UserError(
                     f"{what}, but the term {term.name!r} trains only {', '.join(term.groups)}; use a first-order stage",

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from backends import checkpoint
+from backends.custom_optimizer import CustomOptimizer
 from backends.errors import UserError
 from backends.groups import Group, Grouping, check_stages, columns
 from backends.stages import Adam, Lbfgs
@@ -79,6 +80,15 @@ def test_line_searches_only_know_frozen_groups(way: dict[str, Any]):
     assert found.value.path == f"groups.a.{next(iter(way))}"
     with pytest.raises(UserError, match="the term 'judge' trains only a"):
         check_stages({"a": Group(params=("*",))}, stages, (Term("judge", "loss", "rows", groups=("a",)),))
+
+
+def test_an_optimizer_of_ones_own_knows_frozen_groups_and_no_loss_scale():
+    own = CustomOptimizer(name="mine", steps=5, target="mine.py:Fisher", lr=1e-3)
+    check_stages({"a": Group(params=("*",), freeze=True)}, [own], (Term("judge", "loss", "rows", groups=("a",)),))
+    with pytest.raises(UserError, match="'mine' .custom. has its own way with all its parameters"):
+        check_stages({"a": Group(params=("*",), rate=0.5)}, [own], ())
+    with pytest.raises(UserError, match="use `compute: bfloat16`"):
+        check_stages({}, [own.model_copy(update={"compute": "float16"})], ())
 
 
 @pytest.mark.parametrize(
