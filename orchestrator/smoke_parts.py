@@ -64,7 +64,7 @@ class Try:
         for i, stage in enumerate(self.plan.stages):
             yield f"steps/{stage.name}", lambda i=i: self.steps(i)
         yield "evaluation", self.evaluation
-        if getattr(self.plan.feed, "adaptive", list)():
+        if getattr(self.plan.task.feed(0), "adaptive", list)():
             yield "points", self.points
         yield "figure", self.figure
         yield "checkpoint", self.checkpoint

@@ -90,7 +90,7 @@ def measure(folder: RunFolder, workers: int, budget: float) -> dict[str, Any]:
         device = found["device"] = str(recorder.facts.get("device", ""))
         found["versions"] = module.versions()
         every = {"evaluate": plan.evaluate_every, "checkpoint": plan.checkpoint_every, "figures": plan.figures_every}
-        adapts = list(getattr(plan.feed, "periods", list)())
+        adapts = list(getattr(plan.task.feed(experiment.seed), "periods", list)())
         found["every"] = {**every, "weights": getattr(experiment.weights, "every", None), "points": adapts}
         found["terms"] = {t.name: plan.knobs.values[f"weight/{t.name}"] for t in plan.task.terms if t.trained}
         parameters = plan.backend.parameters(live.state)
