@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 FILE ?= experiments/burgers/burgers.yaml
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadgroup
 
 .PHONY: run test unit lint format ui bench setup setup-dev clean
 .DEFAULT_GOAL := run
@@ -28,10 +29,10 @@ run: setup
 	$(BIN)/orchestrator run $(FILE)
 
 test: setup-dev
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 unit: setup-dev
-	$(BIN)/python -m pytest tests/unit tests/conformance -m "not slow" $(ARGS)
+	$(PYTEST) tests/unit tests/conformance -m "not slow" $(ARGS)
 
 lint: setup-dev
 	$(BIN)/ruff check .

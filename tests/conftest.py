@@ -28,6 +28,15 @@ hypothesis.settings.load_profile("orchestrator")
 ROOT = Path(__file__).parents[1]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where tests run on several cores (`pytest -n`): a file stays together, and so does all that starts Ray."""
+    for item in items:
+        if item.get_closest_marker("ray"):
+            item.add_marker(pytest.mark.xdist_group("ray"))
+        elif "conformance" not in item.path.parts:
+            item.add_marker(pytest.mark.xdist_group(str(item.path)))
+
+
 @pytest.fixture
 def root() -> Path:
     """The project's root."""
