@@ -130,8 +130,8 @@ def columns(groups: Groups) -> tuple[str, ...]:
 def check_stages(groups: Groups, stages: Sequence[Stage], terms: Sequence[Term]) -> None:
     """Raises UserError where a quasi-Newton stage, or a user's own optimizer, meets what only our optimizers can do."""
     for i, stage in enumerate(stages):
-        searches, own = isinstance(stage, QUASI_NEWTON), stage.kind == "custom"
-        if own and getattr(stage, "compute", None) == "float16":
+        searches, own = isinstance(stage, QUASI_NEWTON), isinstance(stage, CustomOptimizer)
+        if isinstance(stage, CustomOptimizer) and stage.compute == "float16":
             raise UserError(
                 "float16 needs its loss scaled and steps skipped, which an optimizer of one's own knows nothing of; "
                 "use `compute: bfloat16`",
@@ -139,8 +139,9 @@ def check_stages(groups: Groups, stages: Sequence[Stage], terms: Sequence[Term])
             )
         if not (searches or own):
             continue
-        does = "minimises one loss over" if searches else "has its own way with"
-        what = f"the stage {stage.name!r} ({stage.kind}) {does} all its parameters at once"
+        what = f"the stage {stage.name!r} ({stage.kind}) minimises one loss over all its parameters at once"
+        if own:
+            what = f"the stage {stage.name!r} has an own optimizer, which alone decides on its parameters"
         for name, field in _ways(groups):
             raise UserError(
                 f"{what}, so the group {name!r} can't have its own `{field}`; such stages know only `freeze: true`",
