@@ -131,12 +131,6 @@ def check_stages(groups: Groups, stages: Sequence[Stage], terms: Sequence[Term])
     """Raises UserError where a quasi-Newton stage, or a user's own optimizer, meets what only our optimizers can do."""
     for i, stage in enumerate(stages):
         searches, own = isinstance(stage, QUASI_NEWTON), isinstance(stage, CustomOptimizer)
-        if isinstance(stage, CustomOptimizer) and stage.compute == "float16":
-            raise UserError(
-                "float16 needs its loss scaled and steps skipped, which an optimizer of one's own knows nothing of; "
-                "use `compute: bfloat16`",
-                path=f"stages.{i}.compute",
-            )
         if not (searches or own):
             continue
         what = f"the stage {stage.name!r} ({stage.kind}) minimises one loss over all its parameters at once"

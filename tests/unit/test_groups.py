@@ -82,13 +82,11 @@ def test_line_searches_only_know_frozen_groups(way: dict[str, Any]):
         check_stages({"a": Group(params=("*",))}, stages, (Term("judge", "loss", "rows", groups=("a",)),))
 
 
-def test_an_optimizer_of_ones_own_knows_frozen_groups_and_no_loss_scale():
+def test_an_optimizer_of_ones_own_knows_frozen_groups_only():
     own = CustomOptimizer(name="mine", steps=5, target="mine.py:Fisher", lr=1e-3)
     check_stages({"a": Group(params=("*",), freeze=True)}, [own], (Term("judge", "loss", "rows", groups=("a",)),))
     with pytest.raises(UserError, match="'mine' has an own optimizer, which alone decides"):
         check_stages({"a": Group(params=("*",), rate=0.5)}, [own], ())
-    with pytest.raises(UserError, match="use `compute: bfloat16`"):
-        check_stages({}, [own.model_copy(update={"compute": "float16"})], ())
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,7 @@ def test_losses_and_gradients_stay_the_same(module: ModuleType, case: str):
     all_close(found[1][1], found[0][1], case)
 
 
+@pytest.mark.slow
 def test_jax_keeps_the_edges_of_segments_only():
     pytest.importorskip("jax")
     from backends.jax.steps import STEPS
