@@ -64,10 +64,13 @@ def spec(axis: int | None) -> PartitionSpec:
     return PartitionSpec() if axis is None else PartitionSpec(*[None] * axis, WORKERS)
 
 
-def put(value: NDArray[Any], world: World, device: Any, axis: int | None = None) -> Array:
-    """A private copy of a host array on the device: whole, or with several workers this rank's part along `axis`."""
+def put(value: NDArray[Any], world: World, device: Any, axis: int | None = None, *, own: bool = True) -> Array:
+    """A private copy of a host array on the device: whole, or with several workers this rank's part along `axis`.
+
+    `own=False`: nobody writes into the array any more, so a CPU's device array may be its memory.
+    """
     if world.size == 1:
-        return jax.device_put(np.array(value), device)
+        return jax.device_put(np.array(value), device) if own else jax.device_put(value, device, may_alias=True)
     if axis is not None:
         each = value.shape[axis] // world.size
         value = np.take(value, range(world.rank * each, (world.rank + 1) * each), axis)

@@ -81,7 +81,8 @@ class JaxBackend:
         draw, fixed, stacked = self._holder.take(feed, step, n, capacity, program.dtype)
         table = np.zeros((capacity, len(program.columns)))
         table[:n] = knobs
-        stamps = _stamps(draw, step, n, capacity)
+        # Only line searches compare samples; a hash per step would be a tenth of a small first-order step.
+        stamps = _stamps(draw, step, n, capacity) if program.stage is not None else np.zeros(capacity)
         given = [*map(self._given, (np.int64(n), table, stamps, np.int64(self._settings.seed), np.int64(step)))]
         with self._mode():
             arrays, rows = STEPS(program, state.arrays, *given[:2], fixed, stacked, *given[2:])

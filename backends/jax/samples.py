@@ -56,7 +56,9 @@ class Holder:
             host = {name: cast(value, dtype, own=not axis) for name, value in columns.items()}
             if shared is not None:
                 self._shareable(batch, {value.shape[axis] for value in host.values()})
-            out[batch] = {name: put(value, self.world, self.device, shared) for name, value in host.items()}
+            out[batch] = {
+                name: put(value, self.world, self.device, shared, own=not axis) for name, value in host.items()
+            }
         return out
 
     def _shareable(self, batch: str, counts: set[int]) -> None:

@@ -33,12 +33,12 @@ from orchestrator.timeline import Position, Timeline, periods
 from orchestrator.trainer.configs import TrainingConfig
 from orchestrator.trainer.data import OneBatch, TrainFeed, evaluated
 from orchestrator.trainer.epochs import Epochs
-from orchestrator.trainer.state import History
+from orchestrator.trainer.state import History, split
 from orchestrator.trainer.stream import StreamFeed
 from orchestrator.trainer.translate import OwnSpec, experiment_of
 from orchestrator.watched_feed import WatchedFeed
 
-BLOCK_BYTES, BLOCK = 32_000_000, 100
+BLOCK_BYTES, BLOCK = 64_000_000, 200
 """A dispatch takes at most so much of a loader's batches."""
 
 
@@ -96,6 +96,7 @@ class Session:
         )
         self.live = Live(Position(), backend_.init(config.seed))
         self.history = History()
+        self._buffered = bool(self.model.aux())
         self.sums, self.counted = np.zeros(len(self.terms)), 0
         self._single: Any = None
         self._watched = WatchedFeed(feed)
@@ -259,8 +260,7 @@ class Session:
     def trained(self) -> Any:
         """The user's model with the present numbers."""
         backend, state = self.made.backend, self.live.state
-        arrays, _ = backend.arrays(state)
-        aux = {name.partition("/")[2]: value for name, value in arrays.items() if name.startswith("aux/")}
+        aux = split(backend.arrays(state)[0], "aux") if self._buffered else {}
         return self.model.trained(backend.parameters(state), aux)
 
 
