@@ -261,11 +261,11 @@ def test_flax_modules_keep_their_statistics_and_draw_their_masks():
         def __call__(self, x: Any) -> Any:
             return self.last(self.mask(self.norm(self.first(x))))
 
-    made = Trainer(Old(), config(compile="auto"), loss="mse", data=(X, Y))
+    made = Trainer(Old(), config(num_epochs=1, compile="auto"), loss="mse", data=(X, Y))
     _, variables = made.fit().model
     assert np.abs(np.asarray(variables["batch_stats"]["BatchNorm_0"]["mean"])).max() > 0
     model = New(rngs=nnx.Rngs(0))
-    trained = Trainer(model, config(compile="auto"), loss="mse", data=(X, Y)).fit().model
+    trained = Trainer(model, config(num_epochs=1, compile="auto"), loss="mse", data=(X, Y)).fit().model
     assert isinstance(trained, New)
     assert trained is not model
     assert np.abs(np.asarray(trained.norm.mean[...])).max() > 0
