@@ -243,8 +243,8 @@ class Session:
         columns = self.form.columns(batch)
         if self._single is None:
             settings = dataclasses.replace(self._settings, capacity=1, accumulate=1)
-            alone = self._module.build(self.task, (self.stage,), settings)
-            self._single = self.made.backend if self.experiment.backend == "torch" else alone
+            shared = self.experiment.backend == "torch" and self._settings.accumulate == 1  # torch pads nothing
+            self._single = self.made.backend if shared else self._module.build(self.task, (self.stage,), settings)
         at = self.live.at
         table = self.knobs.table(self.stage, at.step, at.within, 1)
         self.live.state, steps = self._single.step(self.live.state, 1, table, OneBatch(columns), at.step)

@@ -369,3 +369,31 @@ def test_nothing_is_printed_unless_asked_for(backend: str, capsys: pytest.Captur
     assert capsys.readouterr() == ("", "")
     trainer(backend, verbose=True, num_epochs=1).fit()
     assert capsys.readouterr().out.startswith("epoch 1/1: train_loss ")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"mixed_precision": True},
+        {"gradient_accumulation": 3},
+        {"gradient_checkpointing": True},
+        {"gradient_clip_norm": 0.5, "gradient_clip_value": 0.1, "optimizer": "lion"},
+        {"precision": "float64"},
+        {"optimizer": "lbfgs", "batch_size": ROWS},
+    ],
+    ids=lambda fields: next(iter(fields)),
+)
+def test_whatever_the_config_says_acts(backend: str, fields: dict[str, Any]):
+    plain, made = trainer(backend, num_epochs=2), trainer(backend, num_epochs=2, **fields)
+    plain.fit()
+    made.fit()
+    alike = fields == {"gradient_checkpointing": True}
+    assert (
+        made.history["train_loss"] == pytest.approx(plain.history["train_loss"], rel=1e-6)
+    ) is alike or "precision" in fields
+    assert made.state.params != {}
+    if "gradient_accumulation" in fields:
+        assert made.global_step == 2
+        assert made.train_step((X[:16], Y[:16]))["loss"] > 0
+    if "precision" in fields:
+        assert {v.dtype for v in made.state.params.values()} == {np.dtype("float64")}
