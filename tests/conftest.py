@@ -28,6 +28,13 @@ hypothesis.settings.load_profile("orchestrator")
 ROOT = Path(__file__).parents[1]
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """The workers of `pytest -n` live long and see every size of array: the allocator of a training is not for them."""
+    if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
+        for name in [n for n in os.environ if n.startswith("MALLOC_")]:
+            del os.environ[name]  # each worker sets them again, for the processes that it starts
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Where tests run on several cores (`pytest -n`): a file stays together, and so does all that starts Ray."""
     for item in items:
