@@ -35,7 +35,7 @@ def test_a_short_training_brings_the_error_below_its_bound(
     pytest.importorskip(backend)
     changes = {
         "backend": backend,
-        "compile": "never",
+        "compile": "never" if backend == "torch" else "auto",
         "stages.polish.steps": polish,
         "resources.workers": 0,
         "tracking.enabled": False,
