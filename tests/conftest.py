@@ -13,7 +13,7 @@ import pytest
 for _name in ("OMP_NUM_THREADS", "NPROC", "PJRT_NPROC"):
     os.environ.setdefault(_name, "1")
 os.environ.setdefault("MPLBACKEND", "agg")
-for _name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "ORCHESTRATOR_RUNS", "RAY_ADDRESS"):
+for _name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "ORCHESTRATOR_RUNS", "RAY_ADDRESS", "COLUMNS"):
     os.environ.pop(_name, None)
 
 from backends.environment import environment  # noqa: E402
