@@ -5,5 +5,15 @@ The machine is rarely idle, so what is compared runs side by side: alternating i
 
 from __future__ import annotations
 
-NAMES = ("overhead", "trainer", "compilations", "startup", "weightings", "optimizers", "agreement", "accuracy", "planning")
+NAMES = (
+    "overhead",
+    "trainer",
+    "compilations",
+    "startup",
+    "weightings",
+    "optimizers",
+    "agreement",
+    "accuracy",
+    "planning",
+)
 """The benchmarks, shortest first; each is a module of this package with `measure() -> Section`."""

@@ -78,7 +78,7 @@ def check_terms_train_their_groups_only(module: ModuleType, **settings: Any) -> 
     for row, term in zip(rows, trained_terms(task.terms), strict=True):
         if term.groups:
             row[~np.isin(whose, term.groups)] = 0
-    weights = {"fool": 2.0, "judge": 0.5, "both": 1.5}
+    weights: dict[str, Any] = {"fool": 2.0, "judge": 0.5, "both": 1.5}
     knobs = table(task, stage, 1, None, groups, 0, **weights)
     what = frozenset({"gradient", "grad_norms"})
     found = backend.probe(backend.init(0), what, task.feed(0), 0, knobs[0])

@@ -1,4 +1,4 @@
-"""Shortened recipes of the problems that ship bring the error down; `python -m benchmarks accuracy` trains them whole."""
+"""Shortened recipes of the problems bring the error down; `python -m benchmarks accuracy` trains them whole."""
 
 from __future__ import annotations
 
