@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 FILE ?= experiments/burgers/burgers.yaml
-PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadgroup
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 2 --dist loadgroup
 
 .PHONY: run test unit lint format ui bench setup setup-dev clean
 .DEFAULT_GOAL := run
