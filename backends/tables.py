@@ -46,8 +46,8 @@ def _read_csv(path: Path, names: Sequence[str]) -> dict[str, Column]:
         reader = csv.reader(file, strict=True)
         try:
             header = [cell.strip() for cell in next(reader, [])]
-            places = [_place(path, header, name) for name in names]
-            rows = [_numbers(path, reader.line_num, header, places, row) for row in reader if row]
+            places = [place(path, header, name) for name in names]
+            rows = [numbers(path, reader.line_num, header, places, row) for row in reader if row]
         except csv.Error as e:
             raise _refused(f"{path}:{reader.line_num}: not a table of comma separated values: {e}") from e
         except UnicodeDecodeError as e:
@@ -56,29 +56,33 @@ def _read_csv(path: Path, names: Sequence[str]) -> dict[str, Column]:
     return {name: table[:, i].copy() for i, name in enumerate(names)}
 
 
-def _place(path: Path, header: Sequence[str], name: str) -> int:
+def place(path: Path, header: Sequence[str], name: str, field: str = "data.path") -> int:
+    """Where a column stands in the first line of a table. Raises UserError, which blames `field` of the file."""
     if not header:
-        raise _refused(f"{path} is empty; its first line must name the columns")
+        raise UserError(f"{path} is empty; its first line must name the columns", path=field)
     if header.count(name) > 1:
-        raise _refused(f"{path}:1: the column {name!r} is there {header.count(name)} times")
+        raise UserError(f"{path}:1: the column {name!r} is there {header.count(name)} times", path=field)
     if name not in header:
         if len(header) == 1 and any(mark in header[0] for mark in ";\t"):
-            raise _refused(f"{path}:1: columns must be separated by commas, not semicolons or tabs")
-        raise _refused(f"{path}:1: there is no column {name!r}{nearest(name, header)}")
+            raise UserError(f"{path}:1: columns must be separated by commas, not semicolons or tabs", path=field)
+        raise UserError(f"{path}:1: there is no column {name!r}{nearest(name, header)}", path=field)
     return header.index(name)
 
 
-def _numbers(path: Path, line: int, header: Sequence[str], places: Sequence[int], row: Sequence[str]) -> list[float]:
+def numbers(
+    path: Path, line: int, header: Sequence[str], places: Sequence[int], row: Sequence[str], field: str = "data.path"
+) -> list[float]:
+    """The numbers at `places` of one row. Raises UserError, which blames `field` of the file."""
     if len(row) != len(header):
-        raise _refused(f"{path}:{line}: {len(row)} cells where the first line names {len(header)} columns")
-    numbers = []
-    for place in places:
+        raise UserError(f"{path}:{line}: {len(row)} cells where the first line names {len(header)} columns", path=field)
+    found = []
+    for at in places:
         try:
-            numbers.append(float(row[place]))
+            found.append(float(row[at]))
         except ValueError as e:
-            told = f"{row[place]!r} is not a number" if row[place].strip() else "the cell is empty"
-            raise _refused(f"{path}:{line}: column {header[place]!r}: {told}") from e
-    return numbers
+            told = f"{row[at]!r} is not a number" if row[at].strip() else "the cell is empty"
+            raise UserError(f"{path}:{line}: column {header[at]!r}: {told}", path=field) from e
+    return found
 
 
 def read_arrays(path: Path, names: Sequence[str]) -> dict[str, Column]:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backends.errors import UserError, nearest
+from backends.tables import numbers, place
 
 PIECE = 65_536
 """Points that are in memory at a time, where they come from a CSV file or a grid."""
@@ -113,13 +114,13 @@ def _csv_pieces(table: Table, names: Sequence[str], size: int) -> Iterator[Colum
         try:
             header = [cell.strip() for cell in next(reader, [])]
             wanted = [*names, *(n for n in table.extra if n in header and n not in names)]
-            places = [_place(path, header, name) for name in wanted]
+            places = [place(path, header, name, "") for name in wanted]
             rows: list[list[float]] = []
             lines: list[int] = []
             empty = True
             for row in reader:
                 if row:
-                    rows.append(_numbers(path, reader.line_num, header, places, row))
+                    rows.append(numbers(path, reader.line_num, header, places, row, ""))
                     lines.append(reader.line_num)
                 if len(rows) == size:
                     yield _columns(path, wanted, rows, lines)
@@ -132,31 +133,6 @@ def _csv_pieces(table: Table, names: Sequence[str], size: int) -> Iterator[Colum
             raise UserError(f"{path}:{reader.line_num}: not a table of comma separated values: {error}") from error
         except UnicodeDecodeError as error:
             raise UserError(f"{path} is not UTF-8 text (byte {error.start}); save it as CSV in UTF-8") from error
-
-
-def _place(path: Path, header: Sequence[str], name: str) -> int:
-    if not header:
-        raise UserError(f"{path} is empty; its first line must name the columns")
-    if header.count(name) > 1:
-        raise UserError(f"{path}:1: the column {name!r} is there {header.count(name)} times")
-    if name not in header:
-        if len(header) == 1 and any(mark in header[0] for mark in ";\t"):
-            raise UserError(f"{path}:1: columns must be separated by commas, not semicolons or tabs")
-        raise UserError(f"{path}:1: there is no column {name!r}{nearest(name, header)}")
-    return header.index(name)
-
-
-def _numbers(path: Path, line: int, header: Sequence[str], places: Sequence[int], row: Sequence[str]) -> list[float]:
-    if len(row) != len(header):
-        raise UserError(f"{path}:{line}: {len(row)} cells where the first line names {len(header)} columns")
-    numbers = []
-    for place in places:
-        try:
-            numbers.append(float(row[place]))
-        except ValueError as error:
-            told = f"{row[place]!r} is not a number" if row[place].strip() else "the cell is empty"
-            raise UserError(f"{path}:{line}: column {header[place]!r}: {told}") from error
-    return numbers
 
 
 def _columns(path: Path, names: Sequence[str], rows: list[list[float]], lines: list[int]) -> Columns:
