@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import sysconfig
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from backends.errors import OrchestratorError, UserError
+from backends.errors import OrchestratorError, OwnCodeFailed, UserError
 
 
 @contextlib.contextmanager
@@ -20,6 +20,17 @@ def blamed(owner: object, method: str) -> Iterator[None]:
         raise UserError(f"{_place(owner, method, error)}: {error}") from error
     except Exception as error:
         raise UserError(f"{_place(owner, method, error)}: raised {type(error).__name__}: {error}") from error
+
+
+@contextlib.contextmanager
+def told(what: str, when: Callable[[], str] = str) -> Iterator[None]:
+    """Turns what the user's own code raises into OwnCodeFailed: `net.py:12: {what} raised ValueError{when()}: …`."""
+    try:
+        yield
+    except OrchestratorError:
+        raise
+    except Exception as error:
+        raise OwnCodeFailed(f"{place(error)}{what} raised {type(error).__name__}{when()}: {error}") from error
 
 
 def _place(owner: object, method: str, error: BaseException) -> str:

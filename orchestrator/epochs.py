@@ -10,13 +10,9 @@ from backends.errors import ConfigError, UserError
 from backends.periods import in_epochs
 from backends.task import Task
 from orchestrator.config import Experiment
+from orchestrator.epoch_hooks import epoch_of
 from orchestrator.explain import explain
 from orchestrator.reader import Read, validate
-
-
-def steps_per_epoch(task: Task, seed: int = 0) -> float | None:
-    """Steps of one pass over the task's data, which need not be a whole number; None where it draws points."""
-    return getattr(task.feed(seed), "steps_per_epoch", None)
 
 
 def in_steps(experiment: Experiment, task: Task) -> Experiment:
@@ -44,7 +40,7 @@ def _tree(experiment: Experiment, task: Task) -> dict[str, Any] | None:
     found = in_epochs(experiment)
     if not found:
         return None
-    length = steps_per_epoch(task, experiment.seed)
+    length = epoch_of(task.feed(experiment.seed), experiment.accumulate)
     if length is None:
         path, epochs = next(iter(found.items()))
         kind = experiment.task.kind
@@ -53,10 +49,9 @@ def _tree(experiment: Experiment, task: Task) -> dict[str, Any] | None:
             "give a number of steps",
             path=path,
         )
-    length /= experiment.accumulate  # batches of each optimizer step
     tree = experiment.tree()
     for path, epochs in found.items():
-        _put(tree, path.split("."), epochs.steps(length / experiment.accumulate))
+        _put(tree, path.split("."), epochs.steps(length))
     return tree
 
 

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import PrivateAttr, ValidationError
 
-from backends.blame import place
-from backends.errors import OrchestratorError, OwnCodeFailed, UserError, nearest
+from backends.blame import told
+from backends.errors import UserError, nearest
 from backends.jax.module_forms import Module, module_of
 from backends.networks import Network
 from backends.task import Context
@@ -79,15 +79,9 @@ class ModuleNetwork(Network):
         seed = int(rng.integers(2**32))
         assert self._make is not None
         make = self._make
-        try:
+        made = f" when its parameters were made for {inputs} inputs and {outputs} outputs"
+        with told(f"the network {self._name}", lambda: made):
             module = module_of(lambda random: make(inputs, outputs, random), inputs, outputs, seed)
-        except OrchestratorError:
-            raise
-        except Exception as error:
-            raise OwnCodeFailed(
-                f"{place(error)}the network {self._name} raised {type(error).__name__} when its parameters were made "
-                f"for {inputs} inputs and {outputs} outputs: {error}"
-            ) from error
         if module is None:
             raise UserError(f"{self._name} makes no network; give {_ALLOWED}", path="network.target")
         if not module.params:
@@ -111,15 +105,9 @@ class ModuleNetwork(Network):
         module, context = self._made(), self._context
         own = {name: params[name] for name in module.params}
         aux = {name: context.aux.get(name, value) for name, value in module.aux.items()}
-        try:
+        given = f" for an input of the shape [samples, inputs] = {list(h.T.shape)}, {h.dtype}"
+        with told(f"the network {self._name}", lambda: given):
             out, updates = module.call(own, aux, h.T, context)
-        except OrchestratorError:
-            raise
-        except Exception as error:
-            raise OwnCodeFailed(
-                f"{place(error)}the network {self._name} raised {type(error).__name__} for an input of the shape "
-                f"[samples, inputs] = {list(h.T.shape)}, {h.dtype}: {error}"
-            ) from error
         if context.training:
             context.updates.update(updates)
         return self._checked(out, h)

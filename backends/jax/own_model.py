@@ -19,8 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from backends.blame import place
-from backends.errors import OrchestratorError, OwnCodeFailed, UserError
+from backends.blame import told
+from backends.errors import UserError
 from backends.jax.module_forms import Flat, derives, flat, mode, nnx_rngs, noise, seeded, unflat
 from backends.own_model import Loss, compared, described, outputs_of, pair_of
 from backends.task import Context
@@ -61,15 +61,8 @@ def own_model(model: Any, example: Any = None) -> JaxModel:
     Raises UserError where it is no model or there is nothing to train.
     """
     name = type(model).__name__
-    try:
+    with told(name, lambda: f" when its parameters were made from the batch {described(example)}"):
         form = _form(model, example)
-    except OrchestratorError:
-        raise
-    except Exception as error:
-        raise OwnCodeFailed(
-            f"{place(error)}{name} raised {type(error).__name__} when its parameters were made from the batch "
-            f"{described(example)}: {error}"
-        ) from error
     if form is None:
         raise UserError(f"the model is {described(model)}; Trainer takes {FORMS}", path="model")
     if not form.params:
@@ -110,19 +103,12 @@ class JaxModel:
     ) -> tuple[Any, dict[str, Array]]:
         """(what the loss returns, new buffers). `rng` is a key that follows from (seed, step)."""
         single = all(value.dtype != jnp.float64 for value in params.values())
-        try:
-            with _default_dtype(single):
-                narrow = _narrow if single else (lambda value: value)
-                batch, key, step = jax.tree.map(narrow, (batch, noise(context), jnp.asarray(context.key[1])))
-                bound = self.form.bind(params, context.aux, context)
-                result = _result(loss, bound, batch, key, step, context.training)
-                return result, bound.updates() if context.training else {}
-        except OrchestratorError:
-            raise
-        except Exception as error:
-            raise OwnCodeFailed(
-                f"{place(error)}{loss.name} raised {type(error).__name__} for the batch {described(batch)}: {error}"
-            ) from error
+        with told(loss.name, lambda: f" for the batch {described(batch)}"), _default_dtype(single):
+            narrow = _narrow if single else (lambda value: value)
+            batch, key, step = jax.tree.map(narrow, (batch, noise(context), jnp.asarray(context.key[1])))
+            bound = self.form.bind(params, context.aux, context)
+            result = _result(loss, bound, batch, key, step, context.training)
+            return result, bound.updates() if context.training else {}
 
     def shapes(
         self, function: Callable[..., dict[str, Array]], columns: Mapping[str, NDArray[Any]]

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
-from backends.blame import place
-from backends.errors import OrchestratorError, OwnCodeFailed, UserError
+from backends.blame import told
+from backends.errors import UserError
 from backends.own_model import Loss, compared, described, outputs_of, pair_of
 from backends.task import FROZEN, Context
 from backends.torch.device import own_generator
@@ -92,15 +92,10 @@ class TorchModel:
         was = self.module.training
         self.module.train(context.training)
         try:
-            result = torch.func.functional_call(
-                self._calling, given, (lambda model: self._result(loss, model, params, batch, context),)
-            )
-        except OrchestratorError:
-            raise
-        except Exception as error:
-            raise OwnCodeFailed(
-                f"{place(error)}{loss.name} raised {type(error).__name__} for the batch {described(batch)}: {error}"
-            ) from error
+            with told(loss.name, lambda: f" for the batch {described(batch)}"):
+                result = torch.func.functional_call(
+                    self._calling, given, (lambda model: self._result(loss, model, params, batch, context),)
+                )
         finally:
             self.module.train(was)
         return result, {name: given[f"model.{name}"] for name in buffers}

@@ -19,11 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backends.batches import BATCH, Arrays, Form, samples
-from backends.blame import place
-from backends.errors import OrchestratorError, OwnCodeFailed, RunFailed, UserError
+from backends.blame import told
+from backends.errors import RunFailed, UserError
 from backends.randomness import digest
 from backends.task import Draw
 
+_END = object()
+"""What a loader can't give."""
 ALIGNED = 64
 """Bytes."""
 COUNTED_BYTES, COUNTED = 256_000_000, 100_000
@@ -104,27 +106,20 @@ class StreamFeed:
         self._ahead.clear()
         self._epoch, self._read, self._start = epoch, 0, None
         self._generators.restart(epoch)
-        try:
-            with self._generators:
-                self._iterator = self._make()
-        except OrchestratorError:
-            raise
-        except Exception as error:
-            raise OwnCodeFailed(f"{place(error)}the data raised {type(error).__name__}: {error}") from error
+        with told("the data"), self._generators:
+            self._iterator = self._make()
 
     def _pull(self) -> bool:
         """Read one batch more, behind those that were read ahead; False at the end."""
-        try:
-            with self._generators:
-                self._ahead.append(next(self._iterator))
-        except StopIteration:
+        with told("the data", self._where), self._generators:
+            batch = next(self._iterator, _END)
+        if batch is _END:
             return False
-        except OrchestratorError:
-            raise
-        except Exception as error:
-            where = f"batch {self._read + len(self._ahead) + 1} of epoch {self._epoch + 1}"
-            raise OwnCodeFailed(f"{place(error)}the data raised {type(error).__name__} in {where}: {error}") from error
+        self._ahead.append(batch)
         return True
+
+    def _where(self) -> str:
+        return f" in batch {self._read + len(self._ahead) + 1} of epoch {self._epoch + 1}"
 
     def _next(self, epoch: int, last: bool = False) -> Arrays:
         if not self._ahead and not self._pull():

@@ -79,6 +79,12 @@ def test_an_epoch_need_not_be_a_whole_number_of_steps():
     assert experiment.evaluate.every == 4
 
 
+def test_accumulated_batches_make_an_epoch_that_many_times_shorter():
+    experiment = checked({**FILE, "accumulate": 2, "checkpoint": {"every": "1 epoch"}}).experiment
+    assert experiment.stages[0].steps == 6, "2 epochs of 6 batches, two of them to a step"
+    assert experiment.evaluate.every == 3
+
+
 def test_a_run_keeps_steps_in_its_folder_and_takes_epochs_on_resume(tmp_path: Path):
     result = run({**FILE, "storage": str(tmp_path)})
     assert result.step == 12
