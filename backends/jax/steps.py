@@ -119,19 +119,21 @@ def _first_order(
         program, state["params"], _weights(knobs), context, batches, drawn=drawn, scale=scale.get(scaling.SCALE)
     )
     losses_ok, gradient_ok = _finite(losses), jnp.all(jnp.stack([_finite(g) for g in gradient.values()]))
-    ok = fine = losses_ok & gradient_ok
+    later_ok = jnp.ones((), jnp.bool_)  # of what the user's own code makes of a gradient
     free, held = program.split(state["params"])
     gradient = processed(gradient, free, knobs, context.key, program.process)
     if program.process:
-        ok = fine = fine & jnp.all(jnp.stack([_finite(g) for g in gradient.values()]))
+        later_ok &= jnp.all(jnp.stack([_finite(g) for g in gradient.values()]))
     own = {part: value for part, value in state["optimizer"].items() if part not in scale}
     free, optimizer = update.moved(program, gradient, own, free, knobs)
     if program.own:
-        ok = fine = fine & jnp.all(jnp.stack([_finite(value) for value in free.values()]))
+        later_ok &= jnp.all(jnp.stack([_finite(value) for value in free.values()]))
+    ok = losses_ok & gradient_ok & later_ok
     new = {"params": {**held, **free}, "aux": aux, "optimizer": {**optimizer, **scale}, "constants": constants}
-    state = jax.tree.map(lambda new, old: jnp.where(fine, new, old), new, state)
+    state = jax.tree.map(lambda new, old: jnp.where(ok, new, old), new, state)
     if scaled:
-        ok, judged = scaling.judged(OPS, scale, losses_ok, gradient_ok)
+        sound, judged = scaling.judged(OPS, scale, losses_ok, gradient_ok)
+        ok = sound & (later_ok | ~gradient_ok)
         state["optimizer"] |= judged
     one = jnp.ones((), jnp.int64)
     readings = {name: state["optimizer"][name].astype(jnp.float64) for name in program.readings}

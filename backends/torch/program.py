@@ -200,9 +200,11 @@ class Program:
             flat, new_aux = objective.over_workers(flat + acc[0] if acc else flat, new_aux, aux)
             losses, g, ok = flat[:terms], flat[terms:], torch.isfinite(flat).all()
             g = g / factor[0] if factor else g
+            gradient_ok = torch.isfinite(g).all() if factor else ok  # before clipping makes it finite again
             knobs = objective.row.knobs(row, x.dtype)
             g = processed(g, x, objective.layout, knobs, (seed, objective.row.step(row)), self.process)
-            ok = ok & torch.isfinite(g).all() if self.process else ok
+            later_ok = torch.isfinite(g).all() if self.process else torch.ones_like(ok)
+            ok = ok & later_ok if self.process else ok
             own = {name: value for name, value in parts.items() if name not in scale}
             new_x, new_parts = update.moved(g, x, own, knobs)
             for old, new in ((constants, objective.row.part(row, "task/")), (x, new_x)):
@@ -211,7 +213,8 @@ class Program:
             write(aux, new_aux, ok)
             said = [losses, ok.to(x.dtype)[None]]
             if scale:
-                sound, judged = scaling.judged(OPS, scale, torch.isfinite(losses).all(), torch.isfinite(g).all())
+                sound, judged = scaling.judged(OPS, scale, torch.isfinite(losses).all(), gradient_ok)
+                sound = sound & (later_ok | ~gradient_ok)
                 more = [judged[name].to(x.dtype)[None] for name in (scaling.SCALE, scaling.SKIPPED)]
                 said = [losses, sound.to(x.dtype)[None], *more]
                 write(scale, judged)

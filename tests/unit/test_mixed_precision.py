@@ -12,6 +12,7 @@ import backends
 from backends import scaling
 from backends.ops import NumpyOps
 from backends.randomness import normal
+from backends.spec import Clip
 from backends.stages import Adam, Lbfgs, Sgd
 from backends.testing.setup import all_close, build, same_bits, snapshot, table
 from backends.testing.tasks import Curves, LeastSquares, Noisy
@@ -89,6 +90,29 @@ def test_an_overflow_is_skipped_and_halves_the_scale(module: ModuleType):
     one, _ = backend.step(backend.init(0), count, knobs[:count], feed, 0)
     kept = {n: v for n, v in snapshot(backend, one).items() if n not in PARTS.values() and "constants" not in n}
     same_bits(kept, {name: before[name] for name in kept}, "a skipped step")
+
+
+def test_clipping_by_value_does_not_hide_an_overflow(module: ModuleType):
+    """It turns an infinite gradient into a finite one, after the scale was judged."""
+    task, clip = LeastSquares(), Clip(value=1.0)
+    backend = made(module, task, HALF, clip=clip)
+    _, steps = backend.step(backend.init(0), 10, table(task, HALF, 10, clip, shift=30.0), task.feed(0), 0)
+    assert steps.ok.all()
+    assert 0 < steps.readings[scaling.SKIPPED][-1] < 10, steps.readings
+    assert steps.readings[scaling.SCALE][-1] < scaling.START
+
+
+def test_what_the_users_function_makes_of_a_sound_gradient_is_no_overflow(module: ModuleType):
+    def spoiled(ops: Any, gradients: dict[str, Any], params: Any, step: Any) -> dict[str, Any]:
+        return {name: g / (0.0 * g) for name, g in gradients.items()}
+
+    task = Curves()
+    backend = made(module, task, HALF, process=spoiled)
+    before = snapshot(backend, scaled_by(backend, 2.0**8))
+    state, steps = backend.step(scaled_by(backend, 2.0**8), 1, table(task, HALF, 1), task.feed(0), 0)
+    assert steps.ok.tolist() == [False] and steps.readings[scaling.SKIPPED].tolist() == [0]
+    after = snapshot(backend, state)
+    same_bits(*({k: v for k, v in found.items() if k.startswith("params/")} for found in (before, after)), "parameters")
 
 
 def test_at_the_floor_an_overflow_is_an_error(module: ModuleType):
