@@ -112,7 +112,8 @@ def test_what_the_users_function_makes_of_a_sound_gradient_is_no_overflow(module
     state, steps = backend.step(scaled_by(backend, 2.0**8), 1, table(task, HALF, 1), task.feed(0), 0)
     assert steps.ok.tolist() == [False] and steps.readings[scaling.SKIPPED].tolist() == [0]
     after = snapshot(backend, state)
-    same_bits(*({k: v for k, v in found.items() if k.startswith("params/")} for found in (before, after)), "parameters")
+    params = [{k: v for k, v in found.items() if k.startswith("params/")} for found in (before, after)]
+    same_bits(params[0], params[1], "parameters")
 
 
 def test_at_the_floor_an_overflow_is_an_error(module: ModuleType):
