@@ -8,12 +8,22 @@ from dataclasses import dataclass
 from typing import Annotated, Literal, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, NonNegativeFloat, PositiveFloat, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from backends.periods import Length, Period, known
 from backends.spec import Leaf
 from backends.weighting.strategy import Seen, State, Strategy, Vector, kept
+
+
+def between(
+    step: Vector, start: float, end: float, begin: int, steps: int, *, geometric: bool = False
+) -> NDArray[np.float64]:
+    """`start` until step `begin`, exactly `end` from `begin + steps` on, and on the way by equal differences per step,
+    or by equal factors where `geometric` (both values positive)."""
+    part = np.clip((step - begin) / steps, 0.0, 1.0)
+    return start ** (1 - part) * end**part if geometric else start * (1 - part) + end * part
 
 
 class LinearWeight(Leaf):
@@ -31,8 +41,7 @@ class LinearWeight(Leaf):
 
     def at(self, step: Vector) -> Vector:
         """The weights at these steps."""
-        part = np.clip((step - self.begin) / self.steps, 0.0, 1.0)
-        return self.start * (1 - part) + self.end * part  # exactly `end` at the end
+        return between(step, self.start, self.end, self.begin, self.steps)
 
 
 class ExponentialWeight(Leaf):
@@ -50,8 +59,7 @@ class ExponentialWeight(Leaf):
 
     def at(self, step: Vector) -> Vector:
         """The weights at these steps."""
-        part = np.clip((step - self.begin) / self.steps, 0.0, 1.0)
-        return self.start ** (1 - part) * self.end**part
+        return between(step, self.start, self.end, self.begin, self.steps, geometric=True)
 
 
 class StepWeight(Leaf):

@@ -11,6 +11,7 @@ from pydantic_core import PydanticCustomError
 
 from backends.periods import Length, Period
 from backends.spec import Leaf
+from backends.weighting.schedule import between
 
 
 class Ramp(Leaf):
@@ -45,7 +46,5 @@ class Ramp(Leaf):
 
     def values(self, step: int, n: int) -> NDArray[np.float64]:
         """The knob's values at the steps `step` … `step + n - 1`."""
-        part = np.clip((np.arange(step, step + n) - self.begin) / self.steps, 0.0, 1.0)
-        if self.scale == "log":
-            return self.start ** (1 - part) * self.end**part
-        return self.start * (1 - part) + self.end * part  # exactly `end` at the end
+        at = np.arange(step, step + n, dtype=np.float64)
+        return between(at, self.start, self.end, self.begin, self.steps, geometric=self.scale == "log")
