@@ -8,6 +8,8 @@ from typing import Any
 
 _HEADS = ("error", "validation", "unknown", "loss")
 """Metrics that are shown, in this order."""
+_FIRST = ("error/l2", "validation/total", "loss")
+"""Each ahead of its kind."""
 
 
 def note(
@@ -42,5 +44,6 @@ def note(
     return "\n".join(lines)
 
 
-def _rank(item: tuple[str, Any]) -> tuple[int, str]:
-    return next(i for i, head in enumerate(_HEADS) if item[0].startswith(head)), item[0]
+def _rank(item: tuple[str, Any]) -> tuple[int, bool, str]:
+    name = item[0]
+    return next(i for i, head in enumerate(_HEADS) if name.startswith(head)), name not in _FIRST, name

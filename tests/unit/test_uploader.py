@@ -370,6 +370,11 @@ def test_the_summary_leads_with_the_errors_and_says_how_to_go_on(tmp_path: Path)
     assert f"orchestrator resume {tmp_path}" in text and text.count("- slow") == 1
     assert "resume" not in note({"name": "burgers"}, result, "finished", tmp_path)
     assert "![current figure](a.png)" in note({"name": "burgers"}, {}, "running", tmp_path, picture="a.png")
+    terms = {"metrics": {"validation/bc": 1e-9, "validation/total": 1e-3, "error/kappa": 0.1, "error/l2": 0.2}}
+    first = note({"name": "burgers"}, terms, "finished", tmp_path).splitlines()[0]
+    assert first == "**burgers**: finished, error/l2 = 0.2, error/kappa = 0.1"
+    del terms["metrics"]["error/kappa"]
+    assert "validation/total = 0.001" in note({"name": "burgers"}, terms, "finished", tmp_path).splitlines()[0]
 
 
 # --- settings ---
