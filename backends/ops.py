@@ -120,6 +120,18 @@ class Ops(Protocol):
         """w.T @ h (+ b): h is [inputs, samples] (array or Jet), w [inputs, outputs], b [outputs]."""
         ...
 
+    def cholesky_solve(self, A: Array, b: Array) -> Array:
+        """x [n] with A x = b for symmetric A [n, n]; NaN throughout where A is not positive definite."""
+        ...
+
+    def eigh(self, A: Array) -> tuple[Array, Array]:
+        """Eigenvalues [n], ascending, and eigenvectors [n, n] in columns, of symmetric A; NaN where A is not finite."""
+        ...
+
+    def qr(self, A: Array) -> Array:
+        """The orthonormal factor Q [n, n] of A [n, n]; NaN where A is not finite."""
+        ...
+
     def sum(self, x: Array, axis: int | None = None) -> Array: ...
     def mean(self, x: Array, axis: int | None = None) -> Array: ...
     def max(self, x: Array, axis: int | None = None) -> Array: ...
@@ -208,6 +220,26 @@ class NumpyOps:
     def linear(h: Array, w: Array, b: Array | None = None) -> Array:
         z = w.T @ h
         return z if b is None else z + b[:, None]
+
+    @staticmethod
+    def cholesky_solve(A: Array, b: Array) -> Array:
+        from scipy.linalg import cho_factor, cho_solve
+
+        try:
+            return cho_solve(cho_factor(A, lower=True, check_finite=False), b, check_finite=False)
+        except np.linalg.LinAlgError:
+            return np.full_like(b, np.nan)
+
+    @staticmethod
+    def eigh(A: Array) -> tuple[Array, Array]:
+        if not np.isfinite(A).all():
+            return np.full_like(A[0], np.nan), np.full_like(A, np.nan)
+        values, vectors = np.linalg.eigh(A)
+        return values, vectors
+
+    @staticmethod
+    def qr(A: Array) -> Array:
+        return np.linalg.qr(A)[0] if np.isfinite(A).all() else np.full_like(A, np.nan)
 
     @staticmethod
     def zeros(shape: Sequence[int], like: Array) -> Array:

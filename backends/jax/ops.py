@@ -76,6 +76,19 @@ class JaxOps:
         return z if b is None else z + b[:, None]
 
     @staticmethod
+    def cholesky_solve(A: Array, b: Array) -> Array:
+        return jax.scipy.linalg.cho_solve((jnp.linalg.cholesky(A, symmetrize_input=False), True), b)
+
+    @staticmethod
+    def eigh(A: Array) -> tuple[Array, Array]:
+        values, vectors = jnp.linalg.eigh(A, symmetrize_input=False)
+        return values, vectors
+
+    @staticmethod
+    def qr(A: Array) -> Array:
+        return jnp.linalg.qr(A)[0]
+
+    @staticmethod
     def zeros(shape: Sequence[int], like: Array) -> Array:
         return jnp.zeros(shape, like.dtype)
 

@@ -132,6 +132,23 @@ class TorchOps:
         return torch.all(x) if isinstance(x, Tensor) else bool(x)
 
     @staticmethod
+    def cholesky_solve(A: Tensor, b: Tensor) -> Tensor:
+        factor, info = torch.linalg.cholesky_ex(A)
+        found = torch.cholesky_solve(b[:, None], factor)[:, 0]
+        return torch.where(info == 0, found, torch.full_like(b, torch.nan))
+
+    @staticmethod
+    def eigh(A: Tensor) -> tuple[Tensor, Tensor]:
+        finite = torch.isfinite(A).all()  # what is not finite would raise
+        values, vectors = torch.linalg.eigh(torch.where(finite, A, torch.zeros_like(A)))
+        bad = torch.full_like(values, torch.nan)
+        return torch.where(finite, values, bad), torch.where(finite, vectors, bad)
+
+    @staticmethod
+    def qr(A: Tensor) -> Tensor:
+        return torch.linalg.qr(A)[0]
+
+    @staticmethod
     def zeros(shape: Sequence[int], like: Tensor) -> Tensor:
         return torch.zeros(_shape(shape), dtype=like.dtype, device=like.device)
 
