@@ -1,10 +1,10 @@
 """What a residual reads: values and derivatives of the fields by name, coordinates, columns, unknown constants.
 
 `f("u", "u_xx", "x", "kappa")` in the order asked for, `f.d("u", "x", "x")`, `f.laplacian("u")` (over all coordinates
-but time), `f.normal("u")` along the outward normal of a boundary, `f.ends("u")` at both ends of a periodic coordinate,
-and functions through `f.ops`. Everything is one value per sample. `Field` understands the names; its subclasses say
-where the numbers come from: the network (`NetworkField`), a numpy function (`backends.finite_difference`), nowhere yet
-(`backends.recorder`).
+but time), `f.position()` (all those coordinates as one array), `f.normal("u")` along the outward normal of a boundary,
+`f.ends("u")` at both ends of a periodic coordinate, and functions through `f.ops`. All else is one value per sample.
+`Field` understands the names; its subclasses say where the numbers come from: the network (`NetworkField`), a numpy
+function (`backends.finite_difference`), nowhere yet (`backends.recorder`).
 """
 
 from __future__ import annotations
@@ -33,6 +33,15 @@ class Field:
         self.ops = ops
         self._problem, self._region, self._columns = problem, region, columns
         self._vocabulary = problem.vocabulary()
+
+    @property
+    def coords(self) -> tuple[str, ...]:
+        """The names of all coordinates, in the problem's order: `for c in f.coords`."""
+        return tuple(self._problem.coords)
+
+    def position(self) -> Array:
+        """[coordinates, samples]: all coordinates but time, for sums over many: `f.ops.sum(f.position() ** 2, 0)`."""
+        return self._together(spatial(self._problem))
 
     def __call__(self, *names: str) -> Any:
         """The values of one name, or a tuple of several, [samples] each (unknown constants: 0-d)."""
@@ -119,6 +128,11 @@ class Field:
     def _laplacian(self, field: str) -> Array:
         return sum(self._value(field, (c, c)) for c in spatial(self._problem))
 
+    def _together(self, coords: Sequence[str]) -> Array:
+        if self._region.periodic:
+            raise UserError("f.position() has two values in a periodic term; ask for f.ends of each coordinate")
+        return self.ops.stack([self._column(c) for c in coords])
+
     def _split(self, value: Array) -> tuple[Array, Array]:
         """[2 samples] -> the values at the low and at the high end."""
         low, high = self.ops.unstack(self.ops.reshape(value, (2, value.shape[0] // 2)), 0)
@@ -162,12 +176,14 @@ class NetworkField(Field):
         plan: Plan,
         problem: Problem,
         region: Region = Region(),  # noqa: B008 (frozen)
+        directions: Array | None = None,
     ) -> None:
+        """`directions`: [directions, spatial coordinates, samples] of an estimated Laplacian."""
         super().__init__(ops, problem, region, columns)
         self._params, self._given, self._plan = params, columns, plan
         points = both_ends(ops, problem, region, columns) if region.periodic else columns
         self._samples = points[next(iter(problem.coords))].shape[0]
-        self._fields = representation.fields(ops, params, points, plan, problem)
+        self._fields = representation.fields(ops, params, points, plan, problem, directions)
 
     def _value(self, field: str, index: Index) -> Array:
         return self._dense(self._fields[field], self._fields[field].at(index))

@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 
 from backends.data import Observations, Solution
 from backends.errors import UserError, nearest
-from backends.field import UNKNOWN, NetworkField
+from backends.estimator import EstimatedLaplacian
+from backends.field import UNKNOWN, NetworkField, spatial
 from backends.given import observing, solution_in
 from backends.jets import Plan
 from backends.pde_build import Sets, check_ansatz, constants_of, recordings, representation, sets, terms_of
+from backends.pde_estimate import VARIANCE, Estimator, Look, estimator, kinds, with_numbers
 from backends.pde_pictures import pictures
 from backends.points import PointFeed
 from backends.randomness import generator
@@ -51,6 +53,8 @@ class PdeTask:
     sets: Sets
     given: Reference | None = None
     """The solution in the user's file, which goes before the problem's own."""
+    estimate: Estimator | None = None
+    """Of Laplacians in training; None: exact."""
 
     @property
     def unknowns(self) -> dict[str, float]:
@@ -66,7 +70,8 @@ class PdeTask:
             return None
         plans = tuple((batch, recording.plan) for batch, recording in self.recordings.items())
         scaling = (r.hard, r.scale_coords, tuple(sorted(r.scales.items())))
-        return problem, network, scaling, plans, self.terms, tuple(sorted(self.sets.chunks.items()))
+        chunks = tuple(sorted(self.sets.chunks.items()))
+        return problem, network, scaling, plans, self.terms, chunks, self.estimate
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -84,10 +89,17 @@ class PdeTask:
     def per_sample(
         self, ops: Any, params: Mapping[str, Array], batch: str, columns: Mapping[str, Array], context: Context
     ) -> Mapping[str, Array]:
-        recording = self.recordings[batch]
-        problem, represented = self._bound(context)
-        f = NetworkField(represented, ops, params, columns, recording.plan, problem, recording.region)
-        return evaluate(problem, recording, f)
+        recording, look = self.recordings[batch], self._look(ops, params, batch, columns, context)
+        if self.estimate and recording.laplacians:
+            return self.estimate.values(ops, look, columns, recording, context)
+        return look(recording.plan, None)
+
+    @property
+    def estimated(self) -> Mapping[str, tuple[str, ...]]:
+        """Batch -> its terms with an estimated Laplacian, whose `variance/<term>` `predict` knows."""
+        names = self.estimate.terms if self.estimate else ()
+        found = {b: tuple(t for t in r.names if t in names) for b, r in self.recordings.items()}
+        return {batch: terms for batch, terms in found.items() if terms}
 
     def predict(
         self,
@@ -97,12 +109,13 @@ class PdeTask:
         columns: Mapping[str, Array],
         context: Context,
     ) -> Mapping[str, Array]:
-        """Fields, derivatives (`u_x`), coordinates, unknowns, and terms as `residual/<term>`; [samples] each."""
+        """Fields, derivatives (`u_x`), coordinates, unknowns, terms as `residual/<term>`, and of estimated ones
+        `variance/<term>`; [samples] each."""
         missing = [c for c in self.problem.coords if c not in columns]
         if missing:
             raise UserError(f"predict: the coordinate {missing[0]!r} is missing; given: {', '.join(columns)}")
         values: dict[str, Array] = {}
-        plain = [n for n in names if not n.startswith(RESIDUAL)]
+        plain = [n for n in names if not n.startswith((RESIDUAL, VARIANCE))]
         if plain:
             problem, represented = self._bound(context)
             plan = Plan.closing([problem.vocabulary().parse(n, columns).index for n in plain])
@@ -110,14 +123,21 @@ class PdeTask:
             count = columns[next(iter(problem.coords))].shape[0]
             values |= {n: ops.broadcast_to(f(n), (count,)) for n in plain}
         for batch in dict.fromkeys(self._batch_of(n) for n in names if n.startswith(RESIDUAL)):
-            terms = self.per_sample(ops, params, batch, columns, context)
+            terms = self._look(ops, params, batch, columns, context)(self.recordings[batch].plan, None)
             values |= {RESIDUAL + term: _length(ops, value) for term, value in terms.items()}
+        for batch in dict.fromkeys(self._batch_of(n) for n in names if n.startswith(VARIANCE)):
+            if self.estimate is None:
+                raise UserError("predict: no Laplacian is estimated here, so no term has a variance")
+            look = self._look(ops, params, batch, columns, context)
+            found = self.estimate.variance(ops, look, columns, self.recordings[batch], context)
+            values |= {VARIANCE + term: value for term, value in found.items()}
         return {n: values[n] for n in names}
 
     def width(self, batch: str) -> int:
         recording = self.recordings[batch]
         points = 2 if recording.region.periodic else 1
-        return recording.plan.size * self.representation.network.widest() * points
+        plan = self.estimate.plan(recording) if self.estimate else recording.plan
+        return plan.size * self.representation.network.widest() * points
 
     def reduced(self, batch: str) -> bool:
         return self.recordings[batch].reduced
@@ -166,8 +186,20 @@ class PdeTask:
         problem = self.problem.model_copy(update=dict(context.constants))
         return problem, replace(self.representation, network=self.representation.network.bound(context))
 
+    def _look(
+        self, ops: Any, params: Mapping[str, Array], batch: str, columns: Mapping[str, Array], context: Context
+    ) -> Look:
+        """The terms of a batch, raw, as a function of plan and directions."""
+        recording, (problem, represented) = self.recordings[batch], self._bound(context)
+
+        def look(plan: Plan, along: Array | None) -> Mapping[str, Any]:
+            f = NetworkField(represented, ops, params, columns, plan, problem, recording.region, along)
+            return evaluate(problem, recording, f)
+
+        return look
+
     def _batch_of(self, name: str) -> str:
-        term = name.removeprefix(RESIDUAL)
+        term = name.removeprefix(RESIDUAL).removeprefix(VARIANCE)
         for batch, recording in self.recordings.items():
             if term in recording.names:
                 return batch
@@ -197,8 +229,13 @@ def build(problem: Problem, parts: Parts) -> PdeTask:
     if hard:
         check_ansatz(problem, found)
     constants = constants_of(problem, found, hard)
-    points = sets(problem, parts, found, terms)
-    return PdeTask(problem, representation(problem, parts), found, terms, constants, points, given)
+    points, estimate = sets(problem, parts, found, terms), None
+    if isinstance(parts.laplacian, EstimatedLaplacian):
+        estimate = estimator(parts.laplacian, found, terms, spatial(problem))
+        terms = kinds(terms, estimate)
+        numbered = {b: with_numbers(s) if found[b].laplacians else s for b, s in points.samplings.items()}
+        points = replace(points, samplings=numbered)
+    return PdeTask(problem, representation(problem, parts), found, terms, constants, points, given, estimate)
 
 
 def _length(ops: Any, value: Array | tuple[Array, ...]) -> Array:

@@ -74,7 +74,7 @@ def bits(ops: Any, key: tuple[Array, Array], stream: str, rows: Array, width: in
     blocks = -(-width // 4)
     plane = ops.zeros((blocks, rows.shape[0]), like=rows)
     counter = (
-        plane + ops.reshape(_arange(ops, blocks, zero), (blocks, 1)),
+        plane + ops.reshape(integers(ops, blocks, zero), (blocks, 1)),
         plane + (rows & WORD),
         plane + (step & WORD),
         plane + digest(stream, bits=32),
@@ -83,8 +83,8 @@ def bits(ops: Any, key: tuple[Array, Array], stream: str, rows: Array, width: in
     return ops.reshape(ops.stack(words, axis=1), (4 * blocks, rows.shape[0]))[:width]
 
 
-def _arange(ops: Any, count: int, zero: Array) -> Array:
-    """0, 1, … count - 1 from a zero of shape [1], by doubling: `ops` makes no ranges."""
+def integers(ops: Any, count: int, zero: Array) -> Array:
+    """0, 1, … count - 1 from an integer zero of shape [1], by doubling: `ops` makes no ranges."""
     numbers, have = zero, 1
     while have < count:
         numbers, have = ops.concat([numbers, numbers + have]), 2 * have

@@ -6,7 +6,7 @@ message: numpy's and math's functions (a term must use `f.ops`), branches on val
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -47,11 +47,19 @@ class Recording:
     """Float fields of the problem that the terms read."""
     reduced: bool
     """Whether a term reduces itself to one number."""
+    derivatives: frozenset[Index] = frozenset()
+    """Derivatives that are asked for by name."""
+    laplacians: frozenset[str] = frozenset()
+    """The terms that read a Laplacian which travels as a channel of its own."""
 
     @property
     def names(self) -> tuple[str, ...]:
         """All terms of the region, in order."""
         return tuple(name for names in self.terms.values() for name in names)
+
+    def along(self, directions: Sequence[str]) -> Plan:
+        """The plan whose Laplacian runs along these pseudo-coordinates."""
+        return Plan.closing(self.derivatives, directions)
 
 
 class Sample(np.ndarray):
@@ -137,6 +145,7 @@ class Recorder(Field):
         self._random = np.random.default_rng(0)
         self.derivatives: set[Index] = set()
         self.laplacians: set[str] = set()
+        self.asked_laplacian = False
         self.exact: set[str] = set()
 
     def _numbers(self, count: int = SAMPLES) -> Sample:
@@ -149,6 +158,7 @@ class Recorder(Field):
     def _laplacian(self, field: str) -> Sample:
         spatial(self._problem)
         self.laplacians.add(field)
+        self.asked_laplacian = True
         return self._numbers()
 
     def _column(self, name: str) -> Sample:
@@ -180,8 +190,9 @@ def record(problem: Problem, region: Region, methods: tuple[str, ...], columns: 
     traced = problem.model_copy(update={n: sample(v, seen, n) for n, v in problem.floats().items()})
     recorder = Recorder(traced, region, columns, seen)
     terms: dict[str, tuple[str, ...]] = {}
-    reduced = False
+    reduced, readers = False, set[str]()
     for method in methods:
+        recorder.asked_laplacian = False
         with blamed(problem, method):
             given = getattr(traced, method)(recorder)
             parts = given if isinstance(given, dict) else {"": given}
@@ -191,7 +202,12 @@ def record(problem: Problem, region: Region, methods: tuple[str, ...], columns: 
             _bare([p for value in parts.values() for p in _vector(value)])
         reduced = reduced or () in shapes
         terms[method] = tuple(f"{method}/{k}" if k else method for k in parts)
-    return Recording(region, terms, recorder.plan(), tuple(sorted(recorder.exact)), frozenset(seen), reduced)
+        if recorder.asked_laplacian:
+            readers.update(terms[method])
+    plan, exact = recorder.plan(), tuple(sorted(recorder.exact))
+    travelling = frozenset(readers) if plan.laplacian else frozenset()
+    derivatives = frozenset(recorder.derivatives)
+    return Recording(region, terms, plan, exact, frozenset(seen), reduced, derivatives, travelling)
 
 
 def evaluate(problem: Problem, recording: Recording, f: Field) -> dict[str, Any]:

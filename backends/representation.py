@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from backends.errors import UserError, nearest
-from backends.field import UNKNOWN, Field
-from backends.jets import Jet, JetOps, Plan, seed
+from backends.field import UNKNOWN, Field, spatial
+from backends.inputs import Inputs
+from backends.jets import Jet, JetOps, Plan
 from backends.names import Index
 from backends.regions import Region
 
@@ -35,48 +37,72 @@ class Representation:
         return len(problem.coords) + (len(problem.periodic) if self.hard else 0)
 
     def fields(
-        self, ops: Any, params: Mapping[str, Array], columns: Mapping[str, Array], plan: Plan, problem: Problem
+        self,
+        ops: Any,
+        params: Mapping[str, Array],
+        columns: Mapping[str, Array],
+        plan: Plan,
+        problem: Problem,
+        directions: Array | None = None,
     ) -> dict[str, Jet]:
-        """Every field as a Jet [1, samples] in physical units, hard constraints applied."""
-        at = seed(plan, ops, {c: columns[c] for c in problem.coords})
+        """Every field as a Jet [1, samples] in physical units, hard constraints applied.
+
+        directions: [directions, spatial coordinates, samples] that `plan.laplacian` runs along, where it is estimated.
+        """
+        along = spatial(problem) if directions is not None else ()
+        at = Inputs(plan, ops, columns, tuple(problem.coords), along, directions)
         jet_ops = JetOps(ops, plan)
         if self.network.jets:
-            out = self.network.apply(jet_ops, params, self._features(jet_ops, at, problem))
+            out = self.network.apply(jet_ops, params, self._features(jet_ops, at.together, problem))
         else:
-            out = self._nested(ops, params, at, plan, problem)
+            out = self._nested(ops, params, at, problem)
         fields = {}
         for i, name in enumerate(problem.fields):
             scale = self.scales.get(name, 1.0)
             fields[name] = out[i : i + 1] if scale == 1.0 else out[i : i + 1] * scale
         return ansatz(problem, jet_ops, plan, at, fields, params) if self.hard else fields
 
-    def _features(self, ops: Any, at: Mapping[str, Any], problem: Problem) -> Any:
-        """Coordinates on [-1, 1], periodic ones as cos and sin: the derivatives of a Jet carry the scaling along."""
+    def _features(self, ops: Any, together: Callable[[Sequence[str]], Any], problem: Problem) -> Any:
+        """Coordinates on [-1, 1], periodic ones as cos and sin: the derivatives of a Jet carry the scaling along.
+
+        Neighbours on the same interval are treated as one block: a hundred coordinates cost no more text than one.
+        """
         parts = []
-        for c, (low, high) in problem.box().items():
-            if self.hard and c in problem.periodic:
-                angle = (at[c] - low) * (2.0 * math.pi / (high - low))
+        for ((low, high), turns), names in itertools.groupby(problem.box(), self._treatment(problem)):
+            block = together(tuple(names))
+            if turns:
+                angle = (block - low) * (2.0 * math.pi / (high - low))
                 parts += [ops.cos(angle), ops.sin(angle)]
             elif self.scale_coords:
-                parts.append((at[c] - 0.5 * (low + high)) * (2.0 / (high - low)))
+                parts.append((block - 0.5 * (low + high)) * (2.0 / (high - low)))
             else:
-                parts.append(at[c])
-        return ops.features(parts)
+                parts.append(block)
+        return parts[0] if len(parts) == 1 else ops.features(parts)
 
-    def _nested(
-        self, ops: Any, params: Mapping[str, Array], at: Mapping[str, Jet], plan: Plan, problem: Problem
-    ) -> Jet:
-        """The channels of a network without Jets, by nested differentiation with respect to physical coordinates."""
-        names = list(problem.coords)
+    def _treatment(self, problem: Problem) -> Callable[[str], tuple[tuple[float, float], str]]:
+        """Coordinate -> (its interval, its name if it is periodic): what coordinates of one block have in common."""
+        box, periodic = problem.box(), problem.periodic if self.hard else ()
+        return lambda c: (box[c], c if c in periodic else "")
+
+    def _nested(self, ops: Any, params: Mapping[str, Array], at: Inputs, problem: Problem) -> Jet:
+        """The channels of a network without Jets, by nested differentiation with respect to physical coordinates.
+
+        A direction v is a coordinate s of its own, of value 0, along which the point moves: x + s v.
+        """
+        plan, names = at.plan, list(problem.coords)
+        order = [*names, *(plan.laplacian if at.directions is not None else ())]
 
         def outputs(points: Array) -> Array:
-            rows = {c: points[i : i + 1] for i, c in enumerate(names)}
-            return self.network.apply(ops, params, self._features(ops, rows, problem))
+            where = at.moved({s: points[i : i + 1] for i, s in enumerate(order)})
+            features = self._features(ops, lambda some: ops.concat([where[c] for c in some], 0), problem)
+            return self.network.apply(ops, params, features)
 
         second = [(c, c) for c in plan.laplacian]
         indices = list(dict.fromkeys([*plan.indices, *second]))
-        points = ops.concat([at[c].value for c in names], 0)
-        found = ops.nested(outputs, points, [tuple(names.index(c) for c in index) for index in indices])
+        points = at.together(names).value
+        if len(order) > len(names):
+            points = ops.concat([points, ops.zeros((len(order) - len(names), points.shape[1]), like=points)], 0)
+        found = ops.nested(outputs, points, [tuple(order.index(c) for c in index) for index in indices])
         channels = dict(zip(indices, found, strict=True))
         laplacian = [sum(channels[i] for i in second)] if plan.laplacian else []
         return Jet(plan, [*(channels[i] for i in plan.indices), *laplacian])
@@ -86,7 +112,7 @@ def ansatz(
     problem: Problem,
     ops: JetOps,
     plan: Plan,
-    at: Mapping[str, Jet],
+    at: Inputs,
     fields: Mapping[str, Jet],
     params: Mapping[str, Array],
 ) -> dict[str, Jet]:
@@ -94,7 +120,7 @@ def ansatz(
     if not problem.ansatz_name():
         return dict(fields)
     unknowns = {u: ops.ops.reshape(params[UNKNOWN + u], (1, 1)) for u in problem.unknowns}
-    given = getattr(problem, problem.ansatz_name())(AnsatzField(ops, problem, {**unknowns, **at, **fields}))
+    given = getattr(problem, problem.ansatz_name())(AnsatzField(ops, problem, {**unknowns, **fields}, at))
     return {**fields, **{name: _jet(plan, value, at) for name, value in replaced(problem, given).items()}}
 
 
@@ -109,17 +135,20 @@ def replaced(problem: Problem, given: Any) -> Mapping[str, Any]:
     return given
 
 
-def _jet(plan: Plan, value: Any, at: Mapping[str, Jet]) -> Jet:
+def _jet(plan: Plan, value: Any, at: Inputs) -> Jet:
     """A Jet [1, samples], also where the ansatz returns a constant."""
     return value if isinstance(value, Jet) else next(iter(at.values())) * 0.0 + value
 
 
 class AnsatzField(Field):
-    """What the ansatz reads: the same names as Jets (or as whatever `values` holds), without derivatives."""
+    """What the ansatz reads: the same names as Jets (or as whatever `values` holds), without derivatives.
 
-    def __init__(self, ops: Any, problem: Problem, values: Mapping[str, Any]) -> None:
+    Coordinates come from `at`, where it is given.
+    """
+
+    def __init__(self, ops: Any, problem: Problem, values: Mapping[str, Any], at: Inputs | None = None) -> None:
         super().__init__(ops, problem, Region(), ())
-        self._values = values
+        self._values, self._at = values, at
 
     def _value(self, field: str, index: Index) -> Any:
         if index:
@@ -127,10 +156,13 @@ class AnsatzField(Field):
         return self._values[field]
 
     def _column(self, name: str) -> Any:
-        return self._values[name]
+        return self._values[name] if self._at is None else self._at[name]
 
     def _unknown(self, name: str) -> Any:
         return self._values[name]
+
+    def _together(self, coords: Sequence[str]) -> Any:
+        return self._at.together(coords) if self._at else super()._together(coords)
 
     def _laplacian(self, field: str) -> Any:
         raise UserError("an ansatz is made of values, not of derivatives")

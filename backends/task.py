@@ -233,6 +233,8 @@ class Parts:
     """The file of the solution, where the experiment names one (`backends.data.Solution`)."""
     scale_coords: bool = True
     scale_fields: Mapping[str, float] = field(default_factory=dict)
+    laplacian: Leaf | None = None
+    """How Laplacians are estimated in training (`backends.estimator.EstimatedLaplacian`); None: not at all."""
     folder: Path = Path()
     """Relative paths in the file are relative to this."""
     workers: int = 1

@@ -7,6 +7,7 @@ from typing import Any
 
 from backends.custom_optimizer import CustomOptimizer
 from backends.errors import UserError, nearest
+from backends.estimator import EstimatedLaplacian
 from backends.groups import Grouping, check_stages, check_terms
 from backends.networks.custom import CustomNetwork
 from backends.networks.vae import VaeNetwork
@@ -15,6 +16,7 @@ from backends.periods import in_epochs
 from backends.points import PointFeed
 from backends.protocol import precision_of
 from backends.randomness import generator
+from backends.stages import FIRST_ORDER
 from backends.task import Parts, Task
 from backends.weighting import check as check_weights
 from orchestrator.callbacks import CustomCallback, EarlyStopping, Ramp, ReduceOnPlateau
@@ -31,7 +33,9 @@ def task_of(experiment: Experiment, folder: Path, network: Any = None) -> Task:
     Raises UserError, with the path of the field to blame.
     """
     _fits(experiment)
-    return experiment.task.build(
+    laplacian = experiment.derivatives.laplacian
+    estimated = laplacian if isinstance(laplacian, EstimatedLaplacian) else None
+    task = experiment.task.build(
         Parts(
             network=network or experiment.network,
             constraints=experiment.constraints,
@@ -41,10 +45,14 @@ def task_of(experiment: Experiment, folder: Path, network: Any = None) -> Task:
             reference=experiment.reference,
             scale_coords=experiment.scaling.coords,
             scale_fields=dict(experiment.scaling.fields),
+            laplacian=estimated,
             folder=folder,
             workers=max(experiment.resources.workers, 1),
         )
     )
+    if estimated and not getattr(task, "estimated", {}):
+        raise UserError("only the Laplacian of an equation can be estimated; remove this", path="derivatives.laplacian")
+    return task
 
 
 def check(experiment: Experiment, folder: Path) -> Task:
@@ -108,6 +116,12 @@ def _trains(experiment: Experiment, task: Task) -> None:
         Grouping.of(experiment.groups, task.init(generator(experiment.seed, "init")), task.terms)
     for i, stage in enumerate(experiment.stages):
         if getattr(stage, "compute", None) and precision_of(stage, experiment.precision) == "float64":
+        if isinstance(experiment.derivatives.laplacian, EstimatedLaplacian) and not isinstance(stage, FIRST_ORDER):
+            raise UserError(
+                f"the stage {stage.name!r} compares losses of different steps, and an estimated Laplacian changes at "
+                "every step: take a first-order optimizer such as adam, or `derivatives: {laplacian: {kind: exact}}`",
+                path=f"stages.{i}.kind",
+            )
             raise UserError(
                 "half precision keeps its parameters in float32, and the file says `precision: float64`; give this "
                 "stage `precision: float32`, or remove `compute`",

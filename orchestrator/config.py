@@ -14,6 +14,7 @@ from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, Positi
 from pydantic_core import PydanticCustomError
 
 from backends.data import DataSpec, Solution
+from backends.estimator import Derivatives
 from backends.gradients import Gradients
 from backends.groups import Group
 from backends.networks import NetworkSpec
@@ -126,6 +127,8 @@ class Experiment(Leaf):
     """The solution of a PDE problem in a file, to measure the error with."""
     scaling: Scaling = Scaling()
     """Scaling of coordinates and fields."""
+    derivatives: Derivatives = Derivatives()
+    """How derivatives of a PDE problem are computed where there is a choice: Laplacians in many dimensions."""
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
     """Optimizers, run in this order."""
     weights: WeightsSpec = FixedWeights()

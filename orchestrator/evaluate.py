@@ -30,7 +30,8 @@ class Yardstick:
         return cls(task, task.held_out(points), task.reference())
 
     def measure(self, backend: Backend[Any], state: Any) -> dict[str, float]:
-        """`validation/<term>`, `validation/total`, and where there is a reference `error/l2`; unknown constants."""
+        """`validation/<term>`, `validation/total`, and where there is a reference `error/l2`; unknown constants;
+        `variance/<term>` of estimated terms."""
         terms = backend.evaluate(state, self.held_out)
         scales = {t.name: t.scale for t in self.task.terms}
         metrics = {f"validation/{name}": value for name, value in terms.items()}
@@ -39,7 +40,18 @@ class Yardstick:
             values = backend.predict(state, tuple(self.reference.values), self.reference.points)
             metrics.update(relative_errors(values, self.reference.values))
         metrics.update(self.task.readings(backend.parameters(state)))
+        metrics.update(self._variances(backend, state))
         return metrics
+
+    def _variances(self, backend: Backend[Any], state: Any) -> dict[str, float]:
+        """`variance/<term>` of terms whose Laplacian is estimated in training: the mean over the held-out samples."""
+        found: dict[str, float] = {}
+        estimated: Mapping[str, tuple[str, ...]] = getattr(self.task, "estimated", {})
+        for batch, terms in estimated.items():
+            names = tuple(f"variance/{t}" for t in terms)
+            values = backend.predict(state, names, self.held_out[batch])
+            found |= {name: float(np.mean(values[name])) for name in names}
+        return found
 
 
 def relative_errors(

@@ -124,6 +124,7 @@ BASES: dict[str, Tree] = {
         task={"kind": "kovasznay"}, points={"pde": 24}, data={"kind": "observations", "path": "here.csv"}
     ),
     "solved": poisson(task={"kind": "kovasznay"}, points={"pde": 24}, reference={"path": "here.csv"}),
+    "estimated": poisson(points={"pde": 24}, derivatives={"laplacian": {"kind": "rademacher", "samples": 3}}),
     "modified": poisson(network={"kind": "modified_mlp", "width": 4, "depth": 2}),
     "fourier": poisson(network={"kind": "mlp", "width": 4, "depth": 1, "features": {"count": 4}}),
     "own network": poisson(network={"kind": "custom", "target": "own.py:Wide", "width": 4, "depth": 1}),
@@ -280,6 +281,12 @@ CASES: list[tuple[str, str, Any, str]] = [
     *[(base, "stages.0.name", "first", "parameters") for base in (*RATED, "lbfgs", "ssbroyden")],
     *[(base, "stages.0.steps", 12, "result") for base in (*RATED, "lbfgs", "ssbroyden")],
     ("in epochs", "stages.0.epochs", 2, "result"),
+    ("inside", "derivatives", {"laplacian": {"kind": "sparse", "samples": 1}}, "records"),
+    ("inside", "derivatives.laplacian", {"kind": "gaussian"}, "records"),
+    *[
+        ("estimated", f"derivatives.laplacian.{name}", value, "records")
+        for name, value in (("kind", "gaussian"), ("samples", 2), ("unbiased", True))
+    ],
     *[(base, "stages.0.epochs", 2, "error") for base in (*RATED[1:], "lbfgs", "ssbroyden")],  # beside `steps`
     *[(base, "stages.0.precision", "float64", "types") for base in RATED],
     ("lbfgs", "stages.0.precision", "float32", "types"),
