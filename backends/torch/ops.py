@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn import functional
 
@@ -172,6 +173,8 @@ class TorchOps:
 
     @staticmethod
     def to_float32(x: Array) -> Tensor:
+        if isinstance(x, np.ndarray) and x.ndim:
+            return torch.as_tensor(x, dtype=like.dtype, device=like.device)
         return x.to(torch.float32) if isinstance(x, Tensor) else torch.full((), float(x), dtype=torch.float32)
 
     @staticmethod
