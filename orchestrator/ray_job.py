@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,10 +35,11 @@ def this_job() -> RayJob | None:
     return RayJob(str(number)) if number else None
 
 
-def refuse_relative(storage: str, uri: str, out: Path | None) -> None:
-    """In a job, refuse a run folder or tracking store in the working directory. Raises UserError.
+def refuse_relative(storage: str, uri: str, out: Path | None, folders: Sequence[str | None] = ()) -> None:
+    """In a job, refuse a run folder, tracking store or logger's folder in the working directory. Raises UserError.
 
-    storage: as it was asked for; uri: of the tracking store, "" where there is none; out: `--out`, which goes before.
+    storage: as it was asked for; uri: of the tracking store, "" where there is none; out: `--out`, which goes before;
+    folders: of each logger, None where it writes into the run folder.
     """
     if this_job() is None:
         return
@@ -55,6 +57,13 @@ def refuse_relative(storage: str, uri: str, out: Path | None) -> None:
             "job's environment",
             path="tracking.uri",
         )
+    for i, folder in enumerate(folders):
+        if folder is not None and _lost(Path(folder).expanduser()):
+            raise UserError(
+                f"the logger's folder {folder!r} lies in the job's working directory, which is deleted with the job; "
+                "give a folder that every node mounts, or leave `dir` out: the logger then writes into the run folder",
+                path=f"loggers.{i}.dir",
+            )
 
 
 def _lost(path: Path) -> bool:

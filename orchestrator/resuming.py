@@ -57,7 +57,8 @@ def prepare_resume(
     refuse_objects_elsewhere(callbacks, after)
     launch.backend_installed(after.backend)
     launch.refuse_what_does_not_fit(after)
-    refuse_relative(str(folder.path.parent), (after.tracking.uri or "") if after.tracking.enabled else "", folder.path)
+    store = (after.tracking.uri or "") if after.tracking.enabled else ""
+    refuse_relative(str(folder.path.parent), store, folder.path, [getattr(spec, "dir", None) for spec in after.loggers])
     if execute:
         execute_again(after)
     changes = differences(before.tree(), after.tree())

@@ -99,7 +99,8 @@ def prepare(
         asked = _storage(experiment, read.document.mark(("storage",)).file.startswith("-s"))
         storage = storage_of(asked)
         uri = effective_uri(experiment.tracking, read.document.mark(("tracking", "uri")).file.startswith("-s"))
-        refuse_relative(asked or "runs", uri if experiment.tracking.enabled else "", out)
+        store = uri if experiment.tracking.enabled else ""
+        refuse_relative(asked or "runs", store, out, [getattr(spec, "dir", None) for spec in experiment.loggers])
         checkpoint = beginning(experiment, read_folder(source), str(storage))
     except UserError as error:
         raise read.blame(error) from error

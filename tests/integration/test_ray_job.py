@@ -152,5 +152,8 @@ def test_in_a_job_whatever_lies_in_its_working_directory_is_refused(
     for uri in ("sqlite:///mlflow.db", f"sqlite:///{here}/mlflow.db"):
         with pytest.raises(UserError, match=r"tracking store lies in the job's working directory.*-s tracking.uri="):
             refuse_relative("/elsewhere", uri, None)
+    with pytest.raises(UserError, match=r"the logger's folder 'boards' lies in the job's working directory"):
+        refuse_relative("/elsewhere", store, None, [None, "boards"])
+    refuse_relative("/elsewhere", store, None, ["/elsewhere/boards", None])
     for uri in (store, "http://tracker:5000", ""):
         refuse_relative("/elsewhere", uri, Path("/elsewhere/run"))
