@@ -22,6 +22,10 @@ EXACT = "exact_"
 """`exact_u`: a column with the reference solution's `u`, made by itself where a term asks for it."""
 NORMAL = "normal_"
 """`normal_x`: a column with a component of the outward normal, on the boundary."""
+SHARE = "points/share"
+"""A column by which each sample's part in the means of its terms is multiplied (its own mean is 1)."""
+PLACE = "points/place"
+"""A column with the place of each sample's weight in the state of `backends.pointwise`."""
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from backends import pointwise
 from backends.data import Observations, Solution
 from backends.errors import UserError, nearest
 from backends.estimator import EstimatedLaplacian
 from backends.field import UNKNOWN, NetworkField, spatial
 from backends.given import observing, solution_in
 from backends.jets import Plan
+from backends.pde_adapt import Pointwise
 from backends.pde_build import Sets, check_ansatz, constants_of, recordings, representation, sets, terms_of
 from backends.pde_estimate import VARIANCE, Estimator, Look, estimator, kinds, with_numbers
 from backends.pde_pictures import pictures
@@ -69,9 +71,10 @@ class PdeTask:
         if problem is None or network is None:
             return None
         plans = tuple((batch, recording.plan) for batch, recording in self.recordings.items())
+        weights = tuple(w.signature for w in self.pointwise.values())
         scaling = (r.hard, r.scale_coords, tuple(sorted(r.scales.items())))
         chunks = tuple(sorted(self.sets.chunks.items()))
-        return problem, network, scaling, plans, self.terms, chunks, self.estimate
+        return problem, network, scaling, plans, self.terms, chunks, self.estimate, weights
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -84,7 +87,12 @@ class PdeTask:
         return {**network, **{UNKNOWN + u: np.array(v, np.float64) for u, v in self.unknowns.items()}}
 
     def aux(self) -> dict[str, NDArray[Any]]:
-        return self.representation.network.aux()
+        return self.representation.network.aux() | pointwise.initial(self.pointwise)
+
+    @cached_property
+    def pointwise(self) -> Pointwise:
+        """Batch -> the weights of its single points (`backends.pointwise`)."""
+        return self.sets.pointwise(self.recordings, self.terms)
 
     def per_sample(
         self, ops: Any, params: Mapping[str, Array], batch: str, columns: Mapping[str, Array], context: Context
@@ -235,6 +243,7 @@ def build(problem: Problem, parts: Parts) -> PdeTask:
         terms = kinds(terms, estimate)
         numbered = {b: with_numbers(s) if found[b].laplacians else s for b, s in points.samplings.items()}
         points = replace(points, samplings=numbered)
+    points.pointwise(found, terms)  # raises where points have nothing to weigh
     return PdeTask(problem, representation(problem, parts), found, terms, constants, points, given, estimate)
 
 

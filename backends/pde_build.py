@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,6 +17,7 @@ from backends.field import UNKNOWN, NetworkField
 from backends.given import REGION, blaming, points_in
 from backends.networks import MLP
 from backends.ops import NumpyOps
+from backends.pde_adapt import Pointwise, adapted, weighted, with_places
 from backends.points import Sampling
 from backends.randomness import generator
 from backends.recorder import Recording, evaluate, record, record_ansatz
@@ -42,6 +43,12 @@ class Sets:
     counts: Mapping[str, int]
     """Samples of every batch, trained on or not."""
     chunks: Mapping[str, Literal["auto"] | int]
+    asked: Mapping[str, tuple[str, Points]] = field(default_factory=dict)
+    """What the file says of a batch, and under which term."""
+
+    def pointwise(self, found: Mapping[str, Recording], terms: Sequence[Term]) -> Pointwise:
+        """The sets whose points have weights of their own."""
+        return weighted(found, self.samplings, self.asked, terms)
 
 
 def recordings(problem: Problem) -> dict[str, Recording]:
@@ -125,7 +132,11 @@ def sets(problem: Problem, parts: Parts, found: Mapping[str, Recording], terms: 
     for batch, recording in found.items():
         key, points = asked.get(batch, (batch, None))
         sampling = _sampling(problem, recording, key, points, parts)
-        counts[batch] = sampling.count
+        scales = {t.name: t.scale for t in terms if t.batch == batch}
+        sampling = replace(sampling, scales=scales)
+        if points and points.pointwise:
+            sampling = with_places(problem, recording, sampling, points, f"points.{key}")
+        counts[batch] = sampling.size
         if any(t.trained and t.batch == batch for t in terms):
             samplings[batch] = sampling
     for batch, (key, points) in asked.items():
@@ -133,7 +144,7 @@ def sets(problem: Problem, parts: Parts, found: Mapping[str, Recording], terms: 
             chunk_size(counts[batch] // parts.workers, points.chunk, 1, 1, "cpu", per_call=False)
         except UserError as error:
             raise UserError(str(error), path=f"points.{key}.chunk") from None
-    return Sets(samplings, counts, {batch: points.chunk for batch, (_, points) in asked.items()})
+    return Sets(samplings, counts, {batch: points.chunk for batch, (_, points) in asked.items()}, asked)
 
 
 def _asked(
@@ -186,12 +197,15 @@ def _sampling(problem: Problem, recording: Recording, key: str, points: Points |
         adapt = parts.adapt
     sampler = points.sampler if points else "uniform"
     uniform = partial(_drawn, problem, region, recording.exact, "uniform")
-    return Sampling(
+    sampling = Sampling(
         count,
         partial(_drawn, problem, region, recording.exact, sampler),
-        adapt,
         candidates=uniform if adapt and sampler == "grid" else None,
     )
+    if adapt is None:
+        return sampling
+    where = f"{path}.adapt" if points and points.adapt else "points.adapt"
+    return adapted(problem, recording, sampling, adapt, where, workers)
 
 
 def _given(problem: Problem, recording: Recording, path: str, points: Points | None, workers: int) -> Sampling:

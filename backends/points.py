@@ -1,50 +1,30 @@
-"""Collocation points: how they are drawn, and drawn again where the residual is large.
+"""Collocation points: the sets of one run, and how they change while it trains.
 
-`rad` picks by the residual, `PointFeed` holds the sets of one run, drawn by `backends.samplers`. All is a
-function of (seed, stream, step); only points that were adapted are state, and go into a checkpoint.
+`PointFeed` holds the sets, drawn by `backends.samplers` and drawn again by the rules of `backends.resampling`. All is
+a function of (seed, stream, step); only points that were drawn again are state, and go into a checkpoint.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from backends.errors import NonFinite, UserError, nearest
+from backends.names import SHARE
 from backends.randomness import digest, generator
+from backends.resampling import NEW, filled, merged, rad, refined, sized
 from backends.samplers import Sampler, sample_box
-from backends.spec import Rad
+from backends.spec import Adapt, Fresh, Rad, Rard
 from backends.task import Batches, Columns, Draw
 
 __all__ = ["PointFeed", "Sampler", "Sampling", "fingerprint", "rad", "sample_box"]
 
 Array = NDArray[Any]
-
-
-def rad(residual: NDArray[np.float64], count: int, k: float, c: float, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Indices of `count` candidates, drawn without replacement with p ~ |r|^k / mean(|r|^k) + c.
-
-    Wu et al., arXiv 2207.10289, equation 2. Where every residual is zero, all candidates are alike. With c = 0
-    candidates of no residual come last. Raises UserError where a residual is not finite or there are too few.
-    """
-    size = np.abs(np.asarray(residual, np.float64))
-    if not np.isfinite(size).all():
-        raise UserError(f"rad: {np.count_nonzero(~np.isfinite(size))} of {size.size} residuals are not finite")
-    if count > size.size:
-        raise UserError(f"rad: {count} points can't be drawn from {size.size} candidates without replacement")
-    largest = size.max(initial=0.0)
-    power = (size / largest) ** k if largest > 0 else np.ones_like(size)  # divided first: |r|^k must not overflow
-    weight = power / power.mean() + c
-    # The smallest of independent exponential times of rate p are a draw without replacement (Efraimidis and Spirakis,
-    # doi 10.1016/j.ipl.2005.11.003, with the logarithm of their keys).
-    times = rng.exponential(size=size.size)
-    with np.errstate(all="ignore"):
-        ranked = np.lexsort((times, times / weight))
-    return np.sort(ranked[:count])
 
 
 @dataclass(frozen=True)
@@ -54,11 +34,22 @@ class Sampling:
     count: int
     draw: Callable[[int, np.random.Generator], Columns]
     """`draw(count, rng)`: the columns of `count` points."""
-    adapt: Rad | None = None
+    adapt: Adapt | None = None
     fixed: bool = False
     """Given data (sensors): the same for every seed of the run, and of whatever count `draw` yields."""
     candidates: Callable[[int, np.random.Generator], Columns] | None = None
     """How candidates of `adapt` are drawn; default: `draw`. A grid needs one, being the same at every draw."""
+    moved: Callable[[Columns, np.random.Generator], Columns] = field(default=lambda columns, rng: columns)
+    """What becomes of candidates of `rard` before they join: moved around (`Rard.spread`)."""
+    scales: Mapping[str, float] = field(default_factory=dict)
+    """Term -> what its squared residual is divided by where several are added; default 1."""
+    places: Callable[[Columns], Columns] = field(default=lambda columns: {})
+    """Further columns that follow from the points (`backends.pointwise`)."""
+
+    @property
+    def size(self) -> int:
+        """Rows of the set: for `rard` those of its buffer."""
+        return max(self.count, self.adapt.capacity or 2 * self.count) if isinstance(self.adapt, Rard) else self.count
 
 
 class PointFeed:
@@ -68,13 +59,22 @@ class PointFeed:
         self.sets, self.seed = dict(sets), seed
         self.versions = dict.fromkeys(self.sets, 0)
         """How often each set was drawn again."""
+        self.active = {b: s.count for b, s in self.sets.items() if isinstance(s.adapt, Rard)}
+        """How many points of each buffer count."""
         self._points: dict[str, dict[str, Array]] | None = None
+        self._shown: dict[str, dict[str, Array]] = {}
         self._version = 0
+        self._touched = 0
 
     def take(self, step: int, n: int) -> Draw:
         """The present points, whatever the step. `version` is a hash of their contents (63 bits)."""
-        points = self._present()
-        return Draw(self._version, lambda: points)
+        self._present()
+        shown = self._shown
+        return Draw(self._version if not self._touched else (self._version, self._touched), lambda: shown)
+
+    def touch(self, step: int) -> None:
+        """The version changes without the points: what goes with them (their weights) did at this step."""
+        self._touched = step
 
     def adaptive(self) -> list[str]:
         """The sets that can be drawn again."""
@@ -92,11 +92,20 @@ class PointFeed:
         """The first step after `step` at which a set is due; None where none ever is."""
         return min(((step // every + 1) * every for every in self.periods()), default=None)
 
+    def blind(self, batch: str) -> bool:
+        """Whether a set is drawn again without a look at the residual."""
+        return isinstance(self._adaptive(batch)[1], Fresh)
+
     def propose(self, batch: str, step: int) -> Columns:
-        """Fresh candidates for a set, `adapt.candidates` times its count."""
+        """Fresh candidates for a set; behind those of `rard` the present buffer, whose residuals it compares."""
         sampling, rule = self._adaptive(batch)
         rng = generator(self.seed, "candidates", batch, step, self.versions[batch])
-        return _checked(batch, (sampling.candidates or sampling.draw)(rule.candidates * sampling.count, rng))
+        count = sampling.size * (1 if isinstance(rule, Fresh) else rule.candidates)
+        found = _checked(batch, (sampling.candidates or sampling.draw)(count, rng))
+        if not isinstance(rule, Rard):
+            return found
+        present = self._present()[batch]
+        return {name: np.concatenate([values, present[name]]) for name, values in found.items()}
 
     def adopt(
         self,
@@ -104,40 +113,64 @@ class PointFeed:
         step: int,
         candidates: Columns,
         residual: NDArray[np.float64] | Mapping[str, NDArray[np.float64]],
-    ) -> None:
-        """Replaces a set by candidates drawn by their residual.
+    ) -> NDArray[np.int64]:
+        """Replaces a set, or points of it, by candidates that its rule picks. Returns per row of the set where it was
+        before, or `resampling.NEW`.
 
-        `residual`: one value per candidate, or several terms of it, whose squares are then added. Raises NonFinite
-        where a value is NaN or infinite: the set stays as it was.
+        `residual`: one value per candidate, or several terms of it, of which `by` decides; not read where the rule is
+        blind. Raises NonFinite where a value is NaN or infinite: the set stays as it was.
         """
         sampling, rule = self._adaptive(batch)
+        version = self.versions[batch]
+        if isinstance(rule, Fresh):
+            self._replace(batch, {name: np.asarray(v) for name, v in candidates.items()})
+            return np.full(sampling.size, NEW)
         terms = dict(residual) if isinstance(residual, Mapping) else {batch: residual}
         bad = [name for name, value in terms.items() if not np.isfinite(value).all()]
         if bad:
             raise NonFinite(step, bad, f"residual at the new candidate points of {batch!r}")
-        size = np.abs(next(iter(terms.values()))) if len(terms) == 1 else np.hypot.reduce(list(terms.values()))
-        chosen = rad(
-            size, sampling.count, rule.k, rule.c, generator(self.seed, "rad", batch, step, self.versions[batch])
-        )
-        points = {**self._present(), batch: {name: np.asarray(v)[chosen] for name, v in candidates.items()}}
-        self._hold(points, {**self.versions, batch: self.versions[batch] + 1})
+        by = rule.by if isinstance(residual, Mapping) else "sum"
+        size, rng = sized(terms, by, sampling.scales), generator(self.seed, "rad", batch, step, version)
+        if isinstance(rule, Rad):
+            chosen = rad(size, sampling.count, rule.k, rule.c, rng)
+            self._replace(batch, {name: np.asarray(v)[chosen] for name, v in candidates.items()})
+            return np.full(sampling.size, NEW)
+        cut = len(size) - sampling.size
+        found = refined(rule, self.active[batch], size[:cut], size[cut:], rng)
+        new = sampling.moved({name: np.asarray(v)[:cut][found.chosen] for name, v in candidates.items()}, rng)
+        points = merged(self._present()[batch], found.kept, {name: np.asarray(v) for name, v in new.items()})
+        self.active[batch] = found.active
+        self._replace(batch, filled(points, found.active, sampling.size))
+        return found.kept[np.arange(sampling.size) % found.active]
+
+    def _replace(self, batch: str, columns: dict[str, Array]) -> None:
+        self._hold({**self._present(), batch: columns}, {**self.versions, batch: self.versions[batch] + 1})
 
     def arrays(self) -> dict[str, Array]:
-        """`points/<set>/<column>` and `versions/<set>` of the sets that were drawn again."""
+        """`points/<set>/<column>`, `versions/<set>` and `active/<set>` of the sets that were drawn again; `touched`."""
         points, adapted = self._present(), [b for b, v in self.versions.items() if v]
         kept = {f"points/{b}/{name}": v for b in adapted for name, v in points[b].items()}
-        return {**kept, **{f"versions/{b}": np.array(self.versions[b], np.int64) for b in adapted}}
+        kept |= {f"versions/{b}": np.array(self.versions[b], np.int64) for b in adapted}
+        kept |= {f"active/{b}": np.array(self.active[b], np.int64) for b in adapted if b in self.active}
+        return kept | ({"touched": np.array(self._touched, np.int64)} if self._touched else {})
 
     def load(self, arrays: Mapping[str, Array]) -> None:
         """Takes up what `arrays` gave; sets of which it has nothing are those of the seed again."""
         points = self._initial()
         versions = dict.fromkeys(self.sets, 0)
+        active = {b: s.count for b, s in self.sets.items() if b in self.active}
+        touched = 0
         loaded: dict[str, dict[str, Array]] = {}
         known = {f"points/{b}/{c}": (b, c) for b, s in self.sets.items() if s.adapt for c in points[b]}
         counters = {f"versions/{b}": b for b, s in self.sets.items() if s.adapt}
+        actives = {f"active/{b}": b for b in self.active}
         for name, value in arrays.items():
             if name in counters:
                 versions[counters[name]] = int(value)
+            elif name in actives:
+                active[actives[name]] = int(value)
+            elif name == "touched":
+                touched = int(value)
             elif name in known:
                 batch, column = known[name]
                 if np.shape(value) != points[batch][column].shape:
@@ -153,9 +186,10 @@ class PointFeed:
                 raise UserError(f"points of the checkpoint: points/{batch}/{missing[0]} is missing")
             # In the columns' own order: `version`, and with it the bits of a quasi-Newton stage, depends on it.
             points[batch] = {column: columns[column] for column in points[batch]}
+        self.active, self._touched = active, touched
         self._hold(points, versions)
 
-    def _adaptive(self, batch: str) -> tuple[Sampling, Rad]:
+    def _adaptive(self, batch: str) -> tuple[Sampling, Rad | Rard | Fresh]:
         sampling = self.sets.get(batch)
         if sampling is None or sampling.adapt is None:
             raise UserError(f"points: the set {batch!r} is not adaptive{nearest(batch, self.adaptive())}")
@@ -166,7 +200,11 @@ class PointFeed:
             b: generator(0, "fixed points", b) if s.fixed else generator(self.seed, "points", b)
             for b, s in self.sets.items()
         }
-        return {b: _checked(b, s.draw(s.count, streams[b])) for b, s in self.sets.items()}
+        drawn = {b: _checked(b, s.draw(s.count, streams[b])) for b, s in self.sets.items()}
+        return {
+            b: filled(d, s.count, s.size) if b in self.active else d
+            for (b, s), d in zip(self.sets.items(), drawn.values(), strict=True)
+        }
 
     def _present(self) -> dict[str, dict[str, Array]]:
         if self._points is None:
@@ -175,7 +213,17 @@ class PointFeed:
         return self._points
 
     def _hold(self, points: dict[str, dict[str, Array]], versions: dict[str, int]) -> None:
-        self._points, self.versions, self._version = points, versions, fingerprint(points)
+        self._points, self.versions = points, versions
+        self._shown = {b: {**columns, **self._derived(b, columns)} for b, columns in points.items()}
+        self._version = fingerprint(self._shown)
+
+    def _derived(self, batch: str, columns: dict[str, Array]) -> dict[str, Array]:
+        """Columns that follow from the points: shares in the mean (only points that count have one), places."""
+        out = {name: np.asarray(v) for name, v in self.sets[batch].places(columns).items()}
+        if batch in self.active:
+            size, active = len(next(iter(columns.values()))), self.active[batch]
+            out[SHARE] = np.where(np.arange(size) < active, size / active, 0.0)
+        return out
 
 
 def _checked(batch: str, columns: Columns) -> dict[str, Array]:

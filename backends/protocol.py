@@ -17,7 +17,7 @@ and `backends.testing` holds the suite that any backend must pass.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal, Protocol, TypeVar
@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backends import groups as parameter_groups
+from backends import pointwise
 from backends.custom_optimizer import OwnOptimizer
 from backends.errors import UserError
 from backends.gradients import Noise, Process, limits
@@ -84,13 +85,15 @@ def columns_of(
 
     `lr` (first-order stages only), the stage's own floats, those of clipping and noise
     (`backends.gradients.limits`), those of groups (`backends.groups.columns`),
-    `weight/<term>` (trained terms), `task/<constant>`.
+    `weight/<term>` (trained terms), `task/<constant>`, in first-order stages `pointwise/<term>/<number>`
+    (`backends.pointwise`).
     """
     rate = ("lr",) if hasattr(stage, "lr") else ()
     cut = tuple(limits(clip, noise)) if rate else ()
     weights = tuple(f"weight/{t.name}" for t in trained_terms(task.terms))
     own = parameter_groups.columns(groups) if rate else ()
-    return rate + stage.knob_fields + cut + own + weights + tuple(f"task/{c}" for c in task.constants)
+    points = tuple(pointwise.knobs(task)) if rate else ()
+    return rate + stage.knob_fields + cut + own + weights + tuple(f"task/{c}" for c in task.constants) + points
 
 
 @dataclass(frozen=True)
@@ -154,9 +157,18 @@ class Backend(Protocol[S]):
         self, state: S, what: frozenset[str], feed: Feed, step: int, knobs: NDArray[np.float64]
     ) -> dict[str, NDArray[np.float64]]:
         """Any of `losses` [terms], `grad_norms`, `grad_max`, `grad_mean_abs`, `grad_std` [terms] (of each unweighted
-        term's gradient, see `of_gradients`), `gradient` [parameters] (of the weighted loss, flat in the order of
-        `layout`), on the samples of `step`, over all workers. `knobs`: one row [columns]. Shares the compiled
-        function of loss and gradient."""
+        term's gradient, see `of_gradients`), `gram` [terms, terms] (their products), `gradient` [parameters] (of the
+        weighted loss, flat in the order of `layout`), and `ntk/<n>` [terms]: the mean over at most n samples per
+        batch (`evenly`) of |gradient of the residual|^2, NaN for terms that are no residuals. All on the samples of
+        `step`, over all workers. `knobs`: one row [columns]. Shares the compiled function of loss and gradient."""
+        ...
+
+    def aux(self, state: S) -> dict[str, NDArray[Any]]:
+        """Host copies of the state that changes without a gradient (`Task.aux`), by name."""
+        ...
+
+    def with_aux(self, state: S, new: Mapping[str, NDArray[Any]]) -> S:
+        """The state, which is spent, with other values of some of that."""
         ...
 
     def parameters(self, state: S) -> dict[str, NDArray[Any]]:
@@ -232,7 +244,7 @@ def of_gradients(slopes: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
     """Statistics of each term's gradient, [terms] each, from `slopes` [terms, parameters].
 
     `grad_norms`: 2-norm; `grad_max`: largest |component|; `grad_mean_abs`: mean |component|; `grad_std`: standard
-    deviation of the components (divided by their number).
+    deviation of the components (divided by their number); `gram` [terms, terms]: products of two gradients.
     """
     with np.errstate(over="ignore", invalid="ignore"):
         return {
@@ -240,7 +252,25 @@ def of_gradients(slopes: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
             "grad_max": np.abs(slopes).max(axis=1),
             "grad_mean_abs": np.abs(slopes).mean(axis=1),
             "grad_std": slopes.std(axis=1),
+            "gram": slopes @ slopes.T,
         }
+
+
+KERNEL = "ntk/"
+"""`ntk/<n>` of `Backend.probe`."""
+KERNEL_ROWS = 16
+"""Samples whose single gradients are taken at a time."""
+
+
+def kernel_samples(what: Collection[str]) -> dict[str, int]:
+    """The statistics `ntk/<n>` among `what`, each with its n."""
+    return {name: int(name.removeprefix(KERNEL)) for name in sorted(what) if name.startswith(KERNEL)}
+
+
+def evenly(count: int, wanted: int) -> NDArray[np.intp]:
+    """`wanted` of `count` rows, evenly spaced; all where there are fewer. Shares of several workers are those of one
+    where both numbers divide by the workers."""
+    return np.arange(min(wanted, count), dtype=np.intp) * count // min(wanted, count)
 
 
 def finite_terms(terms: Sequence[Term], losses: NDArray[np.float64]) -> list[str]:

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from backends.spec import Leaf, Points, Rad
+from backends.spec import Adapt, Leaf, Points
 
 Array = Any
 """An array of whichever framework runs: numpy.ndarray, torch.Tensor, jax.Array (or a Jet of them)."""
@@ -226,7 +226,7 @@ class Parts:
     constraints: Literal["soft", "hard"] = "soft"
     points: Mapping[str, Points] = field(default_factory=dict)
     """Keyed by term."""
-    adapt: Rad | None = None
+    adapt: Adapt | None = None
     """Resampling of every interior set (a region of full dimension) that does not say its own."""
     data: Leaf | None = None
     reference: Leaf | None = None

@@ -20,7 +20,7 @@ from backends.groups import Group
 from backends.networks import NetworkSpec
 from backends.networks.mlp import MLP
 from backends.periods import Period
-from backends.spec import Clip, Leaf, Points, Precision, Rad
+from backends.spec import Adapt, Clip, Leaf, Points, Precision
 from backends.stages import SsBroyden, Stage
 from backends.tasks import TaskUnion
 from backends.weighting import FixedWeights, WeightsSpec
@@ -38,8 +38,8 @@ class PointSets(Leaf):
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, Points] = Field(init=False)  # pyright: ignore[reportIncompatibleVariableOverride]
 
-    adapt: Rad | None = None
-    """Residual-based resampling of every interior set that does not say its own."""
+    adapt: Adapt | None = None
+    """Resampling of every interior set that does not say its own."""
 
     def by_term(self) -> dict[str, Points]:
         """The sets as the file names them, without `adapt`."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from backends import pointwise
 from backends.errors import UserError, nearest
 from backends.gradients import Noise, limits
 from backends.groups import Group, Groups
@@ -112,11 +113,12 @@ class Knobs:
 
 
 def initial(task: Task, weights: Mapping[str, float]) -> dict[str, float]:
-    """Weights, constants and the scale of the rates before the first step."""
+    """Weights, constants, the scale of the rates and the numbers of pointwise weights before the first step."""
     return {
         LR_SCALE: 1.0,
         **{f"weight/{name}": float(value) for name, value in weights.items()},
         **{f"task/{name}": float(value) for name, value in task.constants.items()},
+        **pointwise.knobs(task),
     }
 
 

@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,9 @@ from orchestrator.folder import RunFolder
 from orchestrator.hooks import Status, call
 from orchestrator.knobs import Knobs
 from orchestrator.loop import Live
+from orchestrator.point_weights import PointWeights
 from orchestrator.record import Recorder, Silent
-from orchestrator.start_from import GROUPS, refuse_misfits, shapes
+from orchestrator.start_from import refuse_misfits, shapes, taken_over
 from orchestrator.timeline import Position, due
 
 STOPS: tuple[Status, ...] = ("killed", "preempted", "stopped")
@@ -44,6 +46,11 @@ class Pieces:
     drawn: Feed
     """The feed as the backend sees it (arrays stay on the device as long as it is the same object)."""
 
+    @cached_property
+    def weights(self) -> PointWeights:
+        """The weights of single points."""
+        return PointWeights(self.made.task, self.made.backend, self.feed)
+
     # --- where it starts ---
 
     def start(self, *, resume: bool) -> Live:
@@ -58,7 +65,7 @@ class Pieces:
         start_from = self.made.experiment.start_from
         if start_from:
             state = self._adopted(state, checkpoint.load(Path(start_from)))
-        return Live(Position(), state)
+        return Live(Position(), self.weights.settle(state, self.knobs.values))
 
     def restored(self, snapshot: checkpoint.Snapshot) -> Live:
         """Everything that a checkpoint holds, back in place."""
@@ -103,14 +110,14 @@ class Pieces:
         """Another run's weights under this run's fresh optimizer; names and shapes must fit."""
         arrays, meta = self.made.backend.arrays(state)
         refuse_misfits(shapes(snapshot.arrays), shapes(arrays))
-        theirs = {k: v.astype(arrays[k].dtype) for k, v in snapshot.arrays.items() if k.startswith(GROUPS)}
+        theirs = {k: v.astype(arrays[k].dtype) for k, v in snapshot.arrays.items() if taken_over(k)}
         return self.made.backend.load({**arrays, **theirs}, meta)
 
     # --- what the loop asks for ---
 
     def feed_periods(self) -> tuple[int, ...]:
         """Periods at which the feed draws new points."""
-        return tuple(self.feed.periods()) if isinstance(self.feed, PointFeed) else ()
+        return (*self.feed.periods(), *self.weights.periods()) if isinstance(self.feed, PointFeed) else ()
 
     def adapt(self, live: Live, *, now: bool = False) -> bool:
         """Draw adaptive point sets again, where due or `now`; whether any were drawn."""
@@ -120,8 +127,12 @@ class Pieces:
         names = self.feed.adaptive() if now else self.feed.due(step)
         for name in names:
             candidates = self.feed.propose(name, step)
-            residuals = self.made.backend.candidates(live.state, name, candidates)
-            self.feed.adopt(name, step, candidates, residuals)
+            blind = self.feed.blind(name)
+            residuals = {} if blind else self.made.backend.candidates(live.state, name, candidates)
+            kept = self.feed.adopt(name, step, candidates, residuals)
+            live.state = self.weights.moved(live.state, name, kept)
+        stage = self.made.stages[live.at.stage]
+        live.state = self.weights.renew(live.state, step, self.knobs.values, line_search=not hasattr(stage, "lr"))
         return bool(names)
 
     def reweigh(self, live: Live, steps: Steps) -> None:

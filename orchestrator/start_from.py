@@ -9,6 +9,7 @@ from typing import Any
 from backends import checkpoint
 from backends.errors import StorageFailed, UserError
 from backends.networks.custom import CustomNetwork
+from backends.pointwise import PREFIX
 from backends.randomness import generator
 from orchestrator import build
 from orchestrator.config import Experiment
@@ -65,7 +66,12 @@ def weights(experiment: Experiment, folder: Path) -> Shapes | None:
 
 def shapes(arrays: Mapping[str, Any]) -> Shapes:
     """Shapes of the arrays that a start takes over."""
-    return {k: tuple(v.shape) for k, v in arrays.items() if k.startswith(GROUPS)}
+    return {k: tuple(v.shape) for k, v in arrays.items() if taken_over(k)}
+
+
+def taken_over(name: str) -> bool:
+    """Whether a start takes over this array: parameters and buffers, not the weights of that run's points."""
+    return name.startswith(GROUPS) and not name.startswith(f"aux/{PREFIX}")
 
 
 def refuse_misfits(theirs: Shapes, ours: Shapes) -> None:

@@ -138,7 +138,7 @@ def ready(
         record_every=experiment.tracking.every,
         figures_every=experiment.figures.every,
         best=experiment.checkpoint.best,
-        measure=lambda state: yardstick.measure(backend, state),
+        measure=lambda state: {**yardstick.measure(backend, state), **pieces.weights.readings(state)},
         adapt=pieces.adapt,
         reweigh=pieces.reweigh,
         save=pieces.save,

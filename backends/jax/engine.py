@@ -23,7 +23,7 @@ from backends.jax.program import TRACED, Program, programs
 from backends.jax.readings import CANDIDATES, EVALUATE, PREDICT, PROBE
 from backends.jax.samples import Holder, local
 from backends.jax.steps import STEPS
-from backends.protocol import Settings, Steps, samples_key
+from backends.protocol import Settings, Steps, kernel_samples, samples_key
 from backends.stages import Stage
 from backends.task import Batches, Columns, Draw, Feed, Task
 
@@ -120,9 +120,10 @@ class JaxBackend:
     def probe(
         self, state: State, what: frozenset[str], feed: Feed, step: int, knobs: NDArray[np.float64]
     ) -> dict[str, NDArray[np.float64]]:
-        """Any of `losses`, `grad_…` and `gradient` on the samples of `step`; `knobs` is one row."""
+        """Any of `losses`, `grad_…`, `gram`, `gradient` and `ntk/<n>` on the samples of `step`; `knobs` is one row."""
         program = self._programs[state.stage]
         _, fixed, stacked = self._holder.take(feed, step, 1, 1, program.dtype)
+        kernels = kernel_samples(what)
         row = dict(zip(program.columns, np.asarray(knobs, np.float64).reshape(-1), strict=True))
         weights, constants = (
             {k.removeprefix(prefix): self._put(v) for k, v in row.items() if k.startswith(prefix)}
@@ -137,10 +138,22 @@ class JaxBackend:
                 fixed,
                 stacked,
                 *map(self._put, (np.int64(self._settings.seed), np.int64(step))),
+                kernels=tuple(kernels.items()),
+                gradients=bool(what - set(kernels)),
             )
         return {name: fetch(found[name]).astype(np.float64) for name in sorted(what)}
 
     # --- out and in ---
+    def aux(self, state: State) -> dict[str, NDArray[Any]]:
+        """Host copies of the state without a gradient by name."""
+        return {name: fetch(value) for name, value in state.arrays["aux"].items()}
+
+    def with_aux(self, state: State, new: Mapping[str, NDArray[Any]]) -> State:
+        """The state with other values of some of it."""
+        old = state.arrays["aux"]
+        put = {name: self._put(np.asarray(value).astype(old[name].dtype)) for name, value in new.items()}
+        return State(state.stage, {**state.arrays, "aux": {**old, **put}})
+
     def parameters(self, state: State) -> dict[str, NDArray[Any]]:
         """Host copies of all parameters by name."""
         return {name: fetch(value) for name, value in state.arrays["params"].items()}

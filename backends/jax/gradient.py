@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from backends import pointwise
 from backends.chunks import chunk_size
 from backends.errors import UserError, nearest
 from backends.jax.distributed import total
@@ -115,7 +116,10 @@ def _batch_loss(
         given = lowered(program, {**held, **free}, columns, now)
         values = program.values_of(batch, program.task.per_sample(OPS, given[0], batch, *given[1:]))
         rows = _count(columns)
-        found = jnp.stack([_mean_share(program, batch, name, values[name], rows, n) for name in weights])
+        weighing = pointwise.factors(OPS, program.task, batch, aux, columns)
+        found = jnp.stack([_mean_share(program, batch, name, values[name], rows, n, weighing) for name in weights])
+        like = partial(jnp.asarray, dtype=program.dtype)
+        now.updates.update(pointwise.noted(OPS, program.task, batch, aux, columns, values, like))
         touched.update(now.updates)
         return factors * found, (found, aux | _updates(aux, now.updates))
 
@@ -161,9 +165,15 @@ def _summed(function: BatchLoss) -> Callable[[Tree, Tree, Columns], tuple[Array,
     return total
 
 
-def _mean_share(program: Program, batch: str, name: str, value: Any, rows: int, n: int) -> Array:
-    """The share of these rows in the mean over all n; what a term that reduces itself gives is the mean over rows."""
+def _mean_share(
+    program: Program, batch: str, name: str, value: Any, rows: int, n: int, factors: tuple[Any, Any]
+) -> Array:
+    """The share of these rows in the mean over all n; what a term that reduces itself gives is the mean over rows.
+
+    factors: by which losses and squared residuals are multiplied, sample by sample; None: 1.
+    """
     share = jnp.zeros((), program.dtype)
+    factor = factors[program.kinds[name] == "residual"]
     for part in value if isinstance(value, tuple) else (value,):
         part = jnp.asarray(part).astype(program.dtype)
         part = part * part if program.kinds[name] == "residual" else part
@@ -172,6 +182,7 @@ def _mean_share(program: Program, batch: str, name: str, value: Any, rows: int, 
                 f"the term {name!r} gives one number for all samples; it must give one value per sample, or the task "
                 "must say `reduced` for their batch"
             )
+        part = part if factor is None or part.ndim == 0 else factor * part
         share = share + (part * (rows / n) if part.ndim == 0 else jnp.sum(part) / n)
     return share
 

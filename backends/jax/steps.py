@@ -15,14 +15,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from backends import quasi, scaling
-from backends.jax import quasi_newton, update
+from backends import pointwise, quasi, scaling
+from backends.jax import gauss_newton, quasi_newton, update
 from backends.jax.distributed import mesh, spec
 from backends.jax.gradient import loss_and_gradient
 from backends.jax.ops import OPS
 from backends.jax.processing import processed
 from backends.jax.program import Program
 from backends.jax.samples import axes, of_step
+from backends.stages import GaussNewton
 from backends.task import Context
 
 Array = Any
@@ -91,7 +92,7 @@ def _steps(
         # A line search compares losses of one sample: its noise changes with the samples, not with the step.
         count = start + i if program.stage is None else stamps[i].astype(jnp.int64)
         context = Context(program.numbers(constants), state["aux"], (seed, count))
-        advance = _first_order if program.stage is None else _quasi_newton
+        advance = _first_order if program.stage is None else _second_order
         given = of_step(fixed, stacked, i), tuple(stacked), stamps[i]
         state, row = advance(program, state, program.numbers(knobs), constants, context, *given)
         ended = row.pop("ended")
@@ -118,6 +119,7 @@ def _first_order(
     losses, gradient, aux = loss_and_gradient(
         program, state["params"], _weights(knobs), context, batches, drawn=drawn, scale=scale.get(scaling.SCALE)
     )
+    aux = pointwise.advanced(OPS, program.task, aux, knobs, program.world)
     losses_ok, gradient_ok = _finite(losses), jnp.all(jnp.stack([_finite(g) for g in gradient.values()]))
     later_ok = jnp.ones((), jnp.bool_)  # of what the user's own code makes of a gradient
     free, held = program.split(state["params"])
@@ -140,7 +142,7 @@ def _first_order(
     return state, {"losses": losses, "ok": ok, "evaluations": one, "ended": one * quasi.GOING_ON, **readings}
 
 
-def _quasi_newton(
+def _second_order(
     program: Program,
     state: Tree,
     knobs: Tree,
@@ -154,18 +156,24 @@ def _quasi_newton(
     assert program.stage is not None
     free, held = program.split(state["params"])
     weights = _weights(knobs)
+    if isinstance(program.stage, GaussNewton):
+        free, optimizer, losses, evaluations, ended = gauss_newton.update(
+            program, state["optimizer"], free, held, knobs, weights, context, batches, drawn
+        )
+    else:
 
-    def value_and_gradient(free: Tree) -> tuple[Array, Tree]:
-        return loss_and_gradient(program, {**held, **free}, weights, context, batches, drawn=drawn)[:2]
+        def value_and_gradient(free: Tree) -> tuple[Array, Tree]:
+            return loss_and_gradient(program, {**held, **free}, weights, context, batches, drawn=drawn)[:2]
 
-    free, optimizer, losses, evaluations, ended = quasi_newton.update(
-        program.stage, value_and_gradient, state["optimizer"], free, weights, context.constants, stamp
-    )
+        free, optimizer, losses, evaluations, ended = quasi_newton.update(
+            program.stage, value_and_gradient, state["optimizer"], free, weights, context.constants, stamp
+        )
     ok = ended != quasi.NOT_FINITE
     constants = {k: jnp.where(ok, v, state["constants"][k]) for k, v in constants.items()}
     new = {"params": {**held, **free}, "aux": state["aux"], "optimizer": optimizer, "constants": constants}
+    counts = dict(zip(quasi.COUNTS, optimizer["counts"].astype(jnp.float64), strict=True))
     row = {"losses": losses, "ok": ok, "evaluations": evaluations, "ended": jnp.where(ok, ended, quasi.GOING_ON)}
-    return new, row
+    return new, row | counts
 
 
 def _weights(knobs: Mapping[str, Array]) -> Tree:

@@ -13,12 +13,21 @@ from numpy.typing import NDArray
 from backends.custom_optimizer import STATE, CustomOptimizer, refuse_foreign
 from backends.errors import UserError
 from backends.groups import Grouping, check_stages
-from backends.protocol import Settings, Steps, columns_of, drawn, of_gradients, precision_of, samples_key
+from backends.protocol import (
+    Settings,
+    Steps,
+    columns_of,
+    drawn,
+    kernel_samples,
+    of_gradients,
+    precision_of,
+    samples_key,
+)
 from backends.randomness import generator
 from backends.scaling import SCALE, SKIPPED
 from backends.stages import FIRST_ORDER, QUASI_NEWTON, SsBroyden, Stage
 from backends.task import Batches, Columns, Feed, Task, trained_terms
-from backends.torch import own_optimizer, quasi_newton
+from backends.torch import kernel, own_optimizer, quasi_newton
 from backends.torch.device import DTYPES, HALVES, fetch, own_generator, put, set_threads, slow_half
 from backends.torch.layout import Layout
 from backends.torch.objective import Objective, Row
@@ -84,6 +93,15 @@ class TorchBackend:
         state.optimizer |= {k: torch.tensor(np.asarray(v)) for k, v in kept.items()}
         return state
 
+    def aux(self, state: State) -> dict[str, NDArray[Any]]:
+        return {name: fetch(value) for name, value in state.aux.items()}
+
+    def with_aux(self, state: State, new: Mapping[str, NDArray[Any]]) -> State:
+        for name, value in new.items():
+            old = state.aux[name]
+            old.copy_(put(np.asarray(value), old.dtype, str(old.device)))
+        return state
+
     def parameters(self, state: State) -> dict[str, NDArray[Any]]:
         trained = self._layout.arrays(fetch(state.x))
         return trained | {name: fetch(value) for name, value in state.frozen.items()}
@@ -116,12 +134,20 @@ class TorchBackend:
         program = self._program(state.stage, batches)
         count = samples_key(draw, step) if isinstance(self.stages[state.stage], QUASI_NEWTON) else step
         (row,) = torch.unbind(self._rows(program.objective.row, np.atleast_2d(knobs), [count]), 0)
-        losses, slopes = self._slopes(program, state, batches, row)
-        found = {"losses": losses}
-        if any(name.startswith("grad_") for name in what):
-            found |= of_gradients(slopes)
-        if "gradient" in what:
-            found["gradient"] = fetch(program.objective.row.part(row, "weight/")).astype(np.float64) @ slopes
+        found, kernels = {}, kernel_samples(what)
+        if what - set(kernels):
+            losses, slopes = self._slopes(program, state, batches, row)
+            found = {"losses": losses}
+            if any(name.startswith(("grad_", "gram")) for name in what):
+                found |= of_gradients(slopes)
+            if "gradient" in what:
+                found["gradient"] = fetch(program.objective.row.part(row, "weight/")).astype(np.float64) @ slopes
+        if kernels:
+            seed = torch.tensor(self.settings.seed, device=state.x.device)
+            with own_generator(row.device):
+                program.draw_alike(row)
+                for name, count in kernels.items():
+                    found[name] = kernel.traces(program.objective, state, batches, row, seed, count)
         return {name: found[name] for name in found if name in what}
 
     # --- readings ---

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from backends import pointwise
 from backends.errors import UserError
 from backends.protocol import World
 from backends.task import Context, Task, Term
@@ -156,6 +157,10 @@ def term_means(
         given = _low(params, compute), _low(columns, compute), halves
     with default_dtype(compute) if compute else nullcontext():
         values = task.per_sample(OPS, given[0], batch, *given[1:])
+    factors = pointwise.factors(OPS, task, batch, context.aux, columns)
+    context.updates.update(
+        pointwise.noted(OPS, task, batch, context.aux, columns, values, lambda x: torch.as_tensor(x).to(dtype))
+    )
     out = {}
     for term in terms:
         if term.batch == batch:
@@ -163,6 +168,8 @@ def term_means(
                 raise UserError(f"the task gives no values of its term {term.name!r} for the batch {batch!r}")
             parts = [p.to(dtype) for p in _parts(term.name, values[term.name], samples, task.reduced(batch))]
             squared = [p * p if term.kind == "residual" else p for p in parts]
+            factor = factors[term.kind == "residual"]
+            squared = squared if factor is None else [factor * p if p.ndim else p for p in squared]
             out[term.name] = reduce(add, (_share(p, samples, count) for p in squared))
     return out
 

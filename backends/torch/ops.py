@@ -105,6 +105,14 @@ class TorchOps:
     def features(parts: Sequence[Tensor]) -> Tensor:
         return torch.cat(list(parts), 0)
 
+    @staticmethod
+    def taken(x: Tensor, places: Tensor) -> Tensor:
+        return x[places]
+
+    @staticmethod
+    def placed(x: Tensor, places: Tensor, like: Tensor) -> Tensor:
+        return torch.zeros_like(like).index_copy(0, places, x.to(like.dtype))
+
     matmul, outer = staticmethod(torch.matmul), staticmethod(torch.outer)
 
     @staticmethod
@@ -165,6 +173,8 @@ class TorchOps:
 
     @staticmethod
     def astype(x: Array, like: Tensor) -> Tensor:
+        if isinstance(x, np.ndarray) and x.ndim:
+            return torch.as_tensor(x, dtype=like.dtype, device=like.device)
         return x.to(like.dtype) if isinstance(x, Tensor) else TorchScalars.put(x, like)
 
     @staticmethod
@@ -173,8 +183,6 @@ class TorchOps:
 
     @staticmethod
     def to_float32(x: Array) -> Tensor:
-        if isinstance(x, np.ndarray) and x.ndim:
-            return torch.as_tensor(x, dtype=like.dtype, device=like.device)
         return x.to(torch.float32) if isinstance(x, Tensor) else torch.full((), float(x), dtype=torch.float32)
 
     @staticmethod

@@ -14,10 +14,12 @@ import numpy as np
 import torch
 from torch.utils import _pytree as pytree
 
+from backends import pointwise
 from backends.custom_optimizer import CustomOptimizer, OwnOptimizer
 from backends.errors import UserError
 from backends.protocol import Steps
 from backends.torch.device import fetch, own_generator
+from backends.torch.ops import OPS
 from backends.torch.processing import processed
 from backends.torch.program import Program, write
 from backends.torch.samples import Batch
@@ -60,6 +62,7 @@ def train(program: Program, own: OwnOptimizer, state: State, batches: Sequence[B
                 one(i, row)
             flat, aux = pytree.tree_unflatten(list(rest(i, row)), rest.traced.out)
             knobs, key = objective.row.knobs(row, program.dtype), (work.seed, objective.row.step(row))
+            aux = pointwise.advanced(OPS, objective.task, aux, knobs, objective.world.size)
             g = processed(flat[terms:], state.x, objective.layout, knobs, key, program.process)
             losses[i] = fetch(flat[:terms])
             rate = float(row[column]) / stage.lr

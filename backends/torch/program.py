@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from backends import scaling
+from backends import pointwise, scaling
 from backends.gradients import Process
 from backends.groups import Grouping
 from backends.randomness import digest
@@ -202,6 +202,7 @@ class Program:
             g = g / factor[0] if factor else g
             gradient_ok = torch.isfinite(g).all() if factor else ok  # before clipping makes it finite again
             knobs = objective.row.knobs(row, x.dtype)
+            new_aux = pointwise.advanced(OPS, objective.task, new_aux, knobs, objective.world.size)
             g = processed(g, x, objective.layout, knobs, (seed, objective.row.step(row)), self.process)
             later_ok = torch.isfinite(g).all() if self.process else torch.ones_like(ok)
             ok = ok & later_ok if self.process else ok
