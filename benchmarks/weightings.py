@@ -24,6 +24,11 @@ WEIGHTINGS: dict[str, dict[str, Any]] = {
     "softadapt": {"kind": "softadapt", "every": EVERY},
     "softadapt, plain": {"kind": "softadapt", "every": EVERY, "normalized": False, "beta": 10.0},
     "softadapt, by losses": {"kind": "softadapt", "every": EVERY, "loss_weighted": True},
+    "ntk": {"kind": "ntk", "every": EVERY, "samples": 16},
+    "gram": {"kind": "gram", "every": EVERY},
+    "gram, equal rates": {"kind": "gram", "every": EVERY, "objective": "equal_rates"},
+    "gradnorm": {"kind": "gradnorm", "every": EVERY},
+    "dual_ascent": {"kind": "dual_ascent", "every": EVERY, "tolerances": {"ic": 1e-3, "bc": 1e-3}, "growth": 2.0},
     "schedule": {
         "kind": "schedule",
         "terms": {

@@ -58,7 +58,8 @@ def task_of(experiment: Experiment, folder: Path, network: Any = None) -> Task:
 def check(experiment: Experiment, folder: Path) -> Task:
     """Every check that needs no framework, no tracker and no Ray. Returns the task. Raises UserError."""
     task = task_of(experiment, folder)
-    check_weights(experiment.weights, [t.name for t in task.terms if t.trained])
+    trained = [t for t in task.terms if t.trained]
+    check_weights(experiment.weights, [t.name for t in trained], [t.name for t in trained if t.kind == "loss"])
     ramps = [(i, c) for i, c in enumerate(experiment.callbacks) if isinstance(c, Ramp)]
     for number, message in owners(task, experiment.weights.kind, [r for _, r in ramps]):
         raise UserError(message, path=f"callbacks.{ramps[number][0]}.knob")
@@ -115,13 +116,13 @@ def _trains(experiment: Experiment, task: Task) -> None:
     elif experiment.groups:
         Grouping.of(experiment.groups, task.init(generator(experiment.seed, "init")), task.terms)
     for i, stage in enumerate(experiment.stages):
-        if getattr(stage, "compute", None) and precision_of(stage, experiment.precision) == "float64":
         if isinstance(experiment.derivatives.laplacian, EstimatedLaplacian) and not isinstance(stage, FIRST_ORDER):
             raise UserError(
                 f"the stage {stage.name!r} compares losses of different steps, and an estimated Laplacian changes at "
                 "every step: take a first-order optimizer such as adam, or `derivatives: {laplacian: {kind: exact}}`",
                 path=f"stages.{i}.kind",
             )
+        if getattr(stage, "compute", None) and precision_of(stage, experiment.precision) == "float64":
             raise UserError(
                 "half precision keeps its parameters in float32, and the file says `precision: float64`; give this "
                 "stage `precision: float32`, or remove `compute`",

@@ -13,6 +13,7 @@ import numpy as np
 from backends.chunks import chunk_size
 from backends.jax.distributed import mesh, spec
 from backends.jax.gradient import flat, loss_and_gradient
+from backends.jax.kernel import traces
 from backends.jax.ops import OPS
 from backends.jax.program import Program
 from backends.jax.samples import axes, of_step
@@ -57,14 +58,17 @@ def probe(
     stacked: Mapping[str, Any],
     seed: Array,
     step: Array,
+    kernels: tuple[tuple[str, int], ...] = (),
+    gradients: bool = True,
 ) -> Tree:
-    """`losses`, `grad_…` (statistics of each unweighted term's gradient) and `gradient` (weighted, flat), summed over
-    the workers.
+    """`losses`, `grad_…` and `gram` (statistics of each unweighted term's gradient) and `gradient` (weighted, flat),
+    summed over the workers; `kernels`: traces of the tangent kernel by name, with their numbers of samples.
+    Without `gradients` these alone.
 
     Term by term, so that one whose gradient is not finite does not spoil the others.
     """
     program.note("probe")
-    function = partial(_probe, program)
+    function = partial(_probe, program, kernels, gradients)
     if program.world > 1:
         whole = spec(None)
         split = jax.tree.map(spec, axes(program.task, fixed, stacked), is_leaf=lambda x: x is None)
@@ -81,11 +85,13 @@ def probe(
 EVALUATE = jax.jit(evaluate, static_argnums=0)
 CANDIDATES = jax.jit(candidates, static_argnums=(0, 2))
 PREDICT = jax.jit(predict, static_argnums=(0, 2))
-PROBE = jax.jit(probe, static_argnums=0)
+PROBE = jax.jit(probe, static_argnums=0, static_argnames=("kernels", "gradients"))
 
 
 def _probe(
     program: Program,
+    kernels: tuple[tuple[str, int], ...],
+    gradients: bool,
     state: Tree,
     weights: Mapping[str, Array],
     constants: Mapping[str, Array],
@@ -96,6 +102,9 @@ def _probe(
 ) -> Tree:
     context = Context(program.numbers(constants), state["aux"], (seed, step))
     batches = of_step(fixed, stacked, jnp.zeros((), jnp.int64))
+    more = {name: traces(program, state["params"], context, batches, count) for name, count in kernels}
+    if not gradients:
+        return more
     one = jnp.ones((), program.dtype)
     losses, rows = [], []
     for i, term in enumerate(program.trained):
@@ -105,12 +114,13 @@ def _probe(
         losses.append(found[i])
         rows.append(flat(gradient))
     scale = program.numbers(weights)
-    return {
+    return more | {
         "losses": jnp.stack(losses),
         "grad_norms": jnp.stack([jnp.sqrt(jnp.sum(row * row)) for row in rows]),
         "grad_max": jnp.stack([jnp.max(jnp.abs(row)) for row in rows]),
         "grad_mean_abs": jnp.stack([jnp.mean(jnp.abs(row)) for row in rows]),
         "grad_std": jnp.stack([jnp.std(row) for row in rows]),
+        "gram": (table := jnp.stack(rows)) @ table.T,
         "gradient": sum(scale[term] * row for term, row in zip(program.trained, rows, strict=True)),
     }
 

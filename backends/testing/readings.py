@@ -17,6 +17,7 @@ from backends.testing.setup import (
     all_close,
     build,
     close,
+    kernel_traces,
     oracle,
     same_bits,
     slopes,
@@ -106,7 +107,7 @@ def check_probe_measures_each_term(module: ModuleType, **settings: Any) -> None:
             state, _ = backend.step(backend.init(0), 2, table(task, stage, 2), task.feed(0), 0)
             before = snapshot(backend, state)
             knobs = table(task, stage, 1, pair=2.0, edge=0.5, shift=1.2)
-            statistics = ("grad_norms", "grad_max", "grad_mean_abs", "grad_std")
+            statistics = ("grad_norms", "grad_max", "grad_mean_abs", "grad_std", "gram")
             what = frozenset({"losses", "gradient", *statistics})
             found = backend.probe(state, what, task.feed(0), 2, knobs[0])
             assert set(found) == what
@@ -121,6 +122,25 @@ def check_probe_measures_each_term(module: ModuleType, **settings: Any) -> None:
             close(found["gradient"], np.array([2.0, 1.0, 0.5]) @ rows, f"{stage.name}: gradient", 1e-7)
             same_bits(snapshot(backend, state), before, "probe changes the state")
             assert set(backend.probe(state, frozenset({"losses"}), task.feed(0), 2, knobs[0])) == {"losses"}
+
+
+def check_probe_measures_the_tangent_kernel(module: ModuleType, **settings: Any) -> None:
+    """`ntk/<n>`: the mean square gradient of single residuals, evenly spaced samples, against finite differences."""
+    for task in (Curves(), Curves(samples=20), Curves(pass_size=4)):
+        backend = build(module, task, **settings)
+        state = backend.init(0)
+        knobs = table(task, ADAM[0], 1, pair=2.0, shift=1.2)[0]
+        whole, few = "ntk/1000", "ntk/5"
+        found = backend.probe(state, frozenset({whole, few}), task.feed(0), 0, knobs)
+        assert set(found) == {whole, few}
+        params = {k: np.asarray(v, np.float64) for k, v in backend.parameters(state).items()}
+        names = [name for name, _ in backend.layout(state)]
+        for name, count in ((whole, 1000), (few, 5)):
+            expected = kernel_traces(task, params, task.batches(), names, count, {"shift": 1.2})
+            np.testing.assert_allclose(found[name], expected, rtol=1e-7, err_msg=name)
+        both = backend.probe(state, frozenset({few, "gram", "losses"}), task.feed(0), 0, knobs)
+        np.testing.assert_allclose(both[few], found[few], rtol=1e-12, err_msg="beside other statistics")
+        assert np.isnan(both[few]).tolist() == [t.kind == "loss" for t in trained_terms(task.terms)]
 
 
 def check_probe_sees_the_noise_of_its_step(module: ModuleType, **settings: Any) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from backends.gradients import Noise, limits
 from backends.groups import Groups
 from backends.ops import NumpyOps
-from backends.protocol import NO_GROUPS, Backend, Settings, columns_of
+from backends.protocol import NO_GROUPS, Backend, Settings, columns_of, evenly
 from backends.stages import Adam, AdamW, Lbfgs, Sgd, SsBroyden, Stage
 from backends.task import Batches, Context, Task, trained_terms
 
@@ -148,3 +148,39 @@ def slopes(
                 values.append(np.array([found[t] for t in terms]))
             columns.append((values[0] - values[1]) / (2 * step))
     return np.stack(columns, axis=1)
+
+
+def kernel_traces(
+    task: Task,
+    params: Mapping[str, NDArray[Any]],
+    batches: Batches,
+    names: Sequence[str],
+    samples: int,
+    constants: Mapping[str, float],
+    step: float = 1e-5,
+) -> NDArray[np.float64]:
+    """[terms]: the statistic `ntk/<samples>` by central differences of each residual; NaN for losses."""
+    context = Context({**task.constants, **constants}, task.aux(), (0, 0), True)
+
+    def residuals(params: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float64]]:
+        found = {}
+        for batch, columns in batches.items():
+            rows = evenly(len(next(iter(columns.values()))), samples)
+            some = {k: v[rows] for k, v in columns.items()}
+            for name, value in task.per_sample(NumpyOps(), dict(params), batch, some, context).items():
+                found[name] = np.stack(value if isinstance(value, tuple) else (value,))
+        return found
+
+    terms = trained_terms(task.terms)
+    sums = {t.name: 0.0 if t.kind == "residual" else np.nan for t in terms}
+    for name in names:
+        for i in range(np.size(params[name])):
+            sides = []
+            for sign in (1, -1):
+                moved = {k: np.array(v, dtype=np.float64) for k, v in params.items()}
+                moved[name].reshape(-1)[i] += sign * step
+                sides.append(residuals(moved))
+            for t in terms:
+                slope = (sides[0][t.name] - sides[1][t.name]) / (2 * step)
+                sums[t.name] += float((slope**2).sum()) / slope.shape[1]
+    return np.array([sums[t.name] for t in terms])

@@ -5,32 +5,44 @@ A strategy is a pair of pure functions on the host, `init(terms) -> state` and `
 compiled nowhere. No weight runs away: each stays within [low, high], and where something seen is not finite all
 weights stay as they are.
 
-    fixed.py       the weights of the file
-    schedule.py    linear, exponential, step
-    gradients.py   gradient_norms, annealing, inverse_dirichlet: from the size of each term's gradient
-    progress.py    relobralo, softadapt: from how each term gets on
+    fixed.py            the weights of the file
+    schedule.py         linear, exponential, step
+    gradients.py        gradient_norms, annealing, inverse_dirichlet: from the size of each term's gradient
+    gram.py             gram: from the angles between the gradients, by a convex quadratic program
+    ntk.py              ntk: from the gradients of single residuals
+    progress.py         relobralo, softadapt: from how each term gets on
+    training_rates.py   gradnorm: from both
+    dual.py             dual_ascent: constraints with tolerances
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import Field
 
 from backends.errors import UserError, nearest
+from backends.weighting.dual import DualAscent
 from backends.weighting.fixed import FixedWeights
 from backends.weighting.gradients import GradientNorms, InverseDirichlet, LearningRateAnnealing
+from backends.weighting.gram import GramWeights
+from backends.weighting.ntk import NtkWeights
 from backends.weighting.progress import ReLoBRaLo, SoftAdapt
 from backends.weighting.schedule import Plan, ScheduledWeights
 from backends.weighting.strategy import Seen, State
+from backends.weighting.training_rates import GradNorm
 
 __all__ = [
     "AnyWeights",
+    "DualAscent",
     "FixedWeights",
+    "GradNorm",
     "GradientNorms",
+    "GramWeights",
     "InverseDirichlet",
     "LearningRateAnnealing",
+    "NtkWeights",
     "Plan",
     "ReLoBRaLo",
     "ScheduledWeights",
@@ -43,17 +55,35 @@ __all__ = [
 ]
 
 AnyWeights = (
-    FixedWeights | ScheduledWeights | GradientNorms | LearningRateAnnealing | InverseDirichlet | ReLoBRaLo | SoftAdapt
+    FixedWeights
+    | ScheduledWeights
+    | GradientNorms
+    | LearningRateAnnealing
+    | InverseDirichlet
+    | NtkWeights
+    | GramWeights
+    | GradNorm
+    | ReLoBRaLo
+    | SoftAdapt
+    | DualAscent
 )
 WeightsSpec = Annotated[AnyWeights, Field(discriminator="kind")]
 """`weights:` of an experiment file."""
 
 
-def check(spec: AnyWeights, terms: Sequence[str]) -> None:
-    """Raise UserError where `spec` names a term that is not trained, or leaves nothing to train on."""
+def check(spec: AnyWeights, terms: Sequence[str], losses: Collection[str] = ()) -> None:
+    """Raise UserError where `spec` names a term that is not trained, leaves nothing to train on, or is not defined for
+    a term. `losses`: the terms that enter the loss as they are (`Term.kind` is loss)."""
     for path, name in spec.named().items():
         if name not in terms:
             raise UserError(f"{name!r} is not a loss term of this task{nearest(name, terms)}", path=path)
+    if spec.residuals_only and losses:
+        name = next(term for term in terms if term in losses)
+        raise UserError(
+            f"{spec.kind!r} weighs residuals, and the term {name!r} is a loss that has none; take another rule: "
+            "gradient_norms, gram and relobralo suit every term",
+            path="weights.kind",
+        )
     if not any(spec.init(terms)["weights"].values()):
         raise UserError(
             "the weight of every term is 0: there is nothing to train on; give one of them a positive weight",
@@ -69,9 +99,10 @@ class Weighting:
         self._state = spec.init(self.terms)
 
     @classmethod
-    def of(cls, spec: AnyWeights, terms: Sequence[str], seed: int) -> Weighting:
-        """The strategy `spec` before the first step. Raises UserError where it does not suit the trained `terms`."""
-        check(spec, terms)
+    def of(cls, spec: AnyWeights, terms: Sequence[str], seed: int, losses: Collection[str] = ()) -> Weighting:
+        """The strategy `spec` before the first step. Raises UserError where it does not suit the trained `terms`, of
+        which `losses` enter the loss as they are."""
+        check(spec, terms, losses)
         return cls(spec, terms, seed)
 
     @property

@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from backends.spec import Fraction
-from backends.weighting.strategy import Adaptive, Seen, State, Vector, kept, now
+from backends.weighting.strategy import Adaptive, Seen, State, kept, now, ratio
 
 
 class GradientNorms(Adaptive):
@@ -35,7 +35,7 @@ class GradientNorms(Adaptive):
             return kept(state)
         with np.errstate(over="ignore"):
             mean = norms[alive].mean()
-        return self.averaged(state, _ratio(mean, norms, now(state)), self.alpha)
+        return self.averaged(state, ratio(mean, norms, now(state)), self.alpha)
 
 
 class LearningRateAnnealing(Adaptive):
@@ -67,7 +67,7 @@ class LearningRateAnnealing(Adaptive):
         if not np.isfinite(largest).all() or not np.isfinite(mean).all() or not largest[r] > 0:
             return kept(state)
         old = now(state)
-        target = _ratio(largest[r], mean, old)
+        target = ratio(largest[r], mean, old)
         target[r] = old[r]
         return self.averaged(state, target, self.alpha)
 
@@ -92,10 +92,4 @@ class InverseDirichlet(Adaptive):
         spread = np.asarray(seen["grad_std"], dtype=np.float64)
         if not np.isfinite(spread).all() or not (spread > 0).any():
             return kept(state)
-        return self.averaged(state, _ratio(spread.max(), spread, now(state)), self.alpha)
-
-
-def _ratio(scale: float, sizes: Vector, old: Vector) -> Vector:
-    """scale / sizes; the old weight where a size is 0."""
-    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-        return np.where(sizes > 0, scale / sizes, old)
+        return self.averaged(state, ratio(spread.max(), spread, now(state)), self.alpha)

@@ -26,6 +26,8 @@ class Strategy(Leaf):
 
     needs: ClassVar[frozenset[str]] = frozenset()
     """What `update` must be shown: `losses`, or statistics of `Backend.probe`."""
+    residuals_only: ClassVar[bool] = False
+    """Whether it is defined for residuals alone, not for terms that enter the loss as they are."""
     values: dict[str, Weight] = Field(default_factory=dict)
     """Weight of each term at the start; 1 for terms that are not named."""
 
@@ -89,3 +91,9 @@ def now(state: State) -> Vector:
 def kept(state: State) -> tuple[State, dict[str, float]]:
     """Nothing changes."""
     return state, dict(state["weights"])
+
+
+def ratio(scale: float, sizes: Vector, old: Vector) -> Vector:
+    """scale / sizes; the old weight where a size is 0."""
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        return np.where(sizes > 0, scale / sizes, old)

@@ -68,7 +68,7 @@ class Session:
         self.task = OwnTask.of(self.model, loss, form, columns, trained_metrics=looked_at)
         spec = OwnSpec(model=self.model.name, loss=loss.name, terms=tuple(t.name for t in self.task.terms))
         self.experiment = experiment_of(config, spec, backend, self.per_epoch, optimizer)
-        self.weighting = Weighting.of(self.experiment.weights, self.task.losses, config.seed)
+        self.weighting = Weighting.of(self.experiment.weights, self.task.losses, config.seed, self.task.losses)
         self.stage = self.experiment.stages[0].model_copy(
             update={"precision": precision_of(self.experiment.stages[0], self.experiment.precision)}
         )

@@ -15,7 +15,7 @@ import pytest
 
 import backends
 from backends.ops import NumpyOps
-from backends.protocol import Settings, Steps, columns_of, drawn, of_gradients
+from backends.protocol import Settings, Steps, columns_of, drawn, kernel_samples, of_gradients
 from backends.randomness import generator
 from backends.stages import Stage
 from backends.task import Batches, Columns, Context, Feed, Task, trained_terms
@@ -118,7 +118,9 @@ class NumpyBackend:
         losses = np.array([found[t.name] for t in trained_terms(self.task.terms)])
         size = sum(v.size for v in state["params"].values())
         slopes = np.sqrt(losses)[:, None] * (np.arange(size) % 3 - 0.5) + 0.1 * np.cos(np.arange(size))
-        return {name: {"losses": losses, "gradient": slopes.sum(axis=0), **of_gradients(slopes)}[name] for name in what}
+        kernels = {name: losses + np.arange(len(losses)) / n for name, n in kernel_samples(what).items()}
+        known = {"losses": losses, "gradient": slopes.sum(axis=0), **of_gradients(slopes), **kernels}
+        return {name: known[name] for name in what}
 
     def parameters(self, state: Arrays) -> Arrays:
         return dict(state["params"])

@@ -106,7 +106,9 @@ class Doubles:
         return Ask(metrics={"mine": 2 * moment.step})
 """
 
-ADAPTIVE = ("norms", "relobralo", "softadapt", "annealing", "dirichlet")
+ADAPTIVE = ("norms", "relobralo", "softadapt", "annealing", "dirichlet", "ntk", "gram", "gradnorm", "dual")
+RISING = ("annealing", "dirichlet", "dual")
+"""Those whose weights do not fall here."""
 BASES: dict[str, Tree] = {
     "poisson": POISSON,
     "inside": poisson(points={"pde": 24}),
@@ -156,6 +158,10 @@ BASES: dict[str, Tree] = {
     "softadapt": poisson(weights={"kind": "softadapt", "every": 2, "beta": 1.0}),
     "annealing": poisson(weights={"kind": "annealing", "every": 2, "alpha": 0.1}),
     "dirichlet": poisson(weights={"kind": "inverse_dirichlet", "every": 2, "alpha": 0.1}),
+    "ntk": poisson(weights={"kind": "ntk", "every": 2, "alpha": 0.1}),
+    "gram": poisson(weights={"kind": "gram", "every": 2, "alpha": 0.1}),
+    "gradnorm": poisson(weights={"kind": "gradnorm", "every": 2, "rate": 5.0}),
+    "dual": poisson(weights={"kind": "dual_ascent", "every": 2, "tolerances": {"bc": 1e-3}, "growth": 3.0}),
     "scheduled": poisson(
         points={"pde": 24},
         task={"kind": "burgers"},
@@ -277,16 +283,16 @@ CASES: list[tuple[str, str, Any, str]] = [
     ("table", "data.outputs", ["c"], "records"),
     ("poisson", "scaling.coords", False, "records"),
     ("poisson", "scaling.fields", {"u": 2.0}, "records"),
-    # stages
-    *[(base, "stages.0.name", "first", "parameters") for base in (*RATED, "lbfgs", "ssbroyden")],
-    *[(base, "stages.0.steps", 12, "result") for base in (*RATED, "lbfgs", "ssbroyden")],
-    ("in epochs", "stages.0.epochs", 2, "result"),
     ("inside", "derivatives", {"laplacian": {"kind": "sparse", "samples": 1}}, "records"),
     ("inside", "derivatives.laplacian", {"kind": "gaussian"}, "records"),
     *[
         ("estimated", f"derivatives.laplacian.{name}", value, "records")
         for name, value in (("kind", "gaussian"), ("samples", 2), ("unbiased", True))
     ],
+    # stages
+    *[(base, "stages.0.name", "first", "parameters") for base in (*RATED, "lbfgs", "ssbroyden")],
+    *[(base, "stages.0.steps", 12, "result") for base in (*RATED, "lbfgs", "ssbroyden")],
+    ("in epochs", "stages.0.epochs", 2, "result"),
     *[(base, "stages.0.epochs", 2, "error") for base in (*RATED[1:], "lbfgs", "ssbroyden")],  # beside `steps`
     *[(base, "stages.0.precision", "float64", "types") for base in RATED],
     ("lbfgs", "stages.0.precision", "float32", "types"),
@@ -329,10 +335,17 @@ CASES: list[tuple[str, str, Any, str]] = [
     # weights and clipping
     *[(base, "weights.values", {"bc": 3.0}, "records") for base in ("fixed", *ADAPTIVE)],
     *[(base, "weights.every", 3, "records") for base in ADAPTIVE],
-    *[(base, "weights.low", 0.99, "records") for base in ADAPTIVE if base not in ("annealing", "dirichlet")],
-    *[(base, "weights.low", 1.5, "records") for base in ("annealing", "dirichlet")],
+    *[(base, "weights.low", 0.99, "records") for base in ADAPTIVE if base not in RISING],
+    *[(base, "weights.low", 1.5, "records") for base in RISING],
     *[(base, "weights.high", 1.01, "records") for base in ADAPTIVE],
-    *[(base, "weights.alpha", 0.5, "records") for base in ADAPTIVE if base != "softadapt"],
+    *[(base, "weights.alpha", 0.5, "records") for base in ADAPTIVE if base not in ("softadapt", "dual")],
+    ("ntk", "weights.samples", 3, "records"),
+    ("gram", "weights.objective", "equal_rates", "records"),
+    ("gradnorm", "weights.rate", 0.01, "records"),
+    ("dual", "weights.tolerances", {"bc": 0.5}, "records"),
+    ("dual", "weights.rho", 2.0, "records"),
+    ("dual", "weights.growth", 9.0, "records"),
+    ("dual", "weights.rho_high", 2.0, "records"),
     ("annealing", "weights.reference", "bc", "records"),
     ("softadapt", "weights.beta", -1.0, "records"),
     ("softadapt", "weights.normalized", False, "records"),

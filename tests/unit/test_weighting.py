@@ -14,10 +14,14 @@ from pydantic import TypeAdapter, ValidationError
 from backends import randomness
 from backends.errors import UserError
 from backends.weighting import (
+    DualAscent,
     FixedWeights,
     GradientNorms,
+    GradNorm,
+    GramWeights,
     InverseDirichlet,
     LearningRateAnnealing,
+    NtkWeights,
     ReLoBRaLo,
     ScheduledWeights,
     SoftAdapt,
@@ -27,12 +31,27 @@ from backends.weighting import (
 )
 
 TERMS = ("pde", "ic", "bc")
-ADAPTIVE = (GradientNorms(), ReLoBRaLo(), SoftAdapt(), LearningRateAnnealing(), InverseDirichlet())
-SEEN = ("losses", "grad_norms", "grad_max", "grad_mean_abs", "grad_std")
+ADAPTIVE = (
+    GradientNorms(),
+    ReLoBRaLo(),
+    SoftAdapt(),
+    LearningRateAnnealing(),
+    InverseDirichlet(),
+    NtkWeights(),
+    GramWeights(),
+    GramWeights(objective="equal_rates"),
+    GradNorm(),
+    DualAscent(tolerances={"bc": 0.5, "ic": 1e-3}, growth=2.0),
+)
+SEEN = ("losses", "grad_norms", "grad_max", "grad_mean_abs", "grad_std", "ntk/64")
 
 
 def seen(values: Any) -> dict[str, Any]:
-    return {name: np.array(values, dtype=float) for name in SEEN}
+    """Every statistic with these values; gradients at 60 degrees to each other."""
+    row = np.array(values, dtype=float)
+    with np.errstate(all="ignore"):
+        gram = np.outer(row, row) * (0.5 + 0.5 * np.eye(len(row)))
+    return {**dict.fromkeys(SEEN, row), "gram": gram}
 
 
 def after(spec: Any, *values: Any, seed: int = 0, terms: Any = TERMS) -> dict[str, float]:
@@ -163,7 +182,8 @@ def test_equal_losses_leave_relobralo_at_one() -> None:
 
 def test_one_term_alone_keeps_the_weight_one() -> None:
     for spec in ADAPTIVE:
-        assert after(spec, [3.0], [2.0], [1e-9], terms=("only",)) == {"only": pytest.approx(1.0)}
+        if spec.kind != "dual_ascent":  # whose constraints are other terms
+            assert after(spec, [3.0], [2.0], [1e-9], terms=("only",)) == {"only": pytest.approx(1.0)}
 
 
 SIZES = st.one_of(
@@ -179,6 +199,15 @@ SIZES = st.one_of(
         st.builds(SoftAdapt, beta=st.floats(-1e9, 1e9), normalized=st.booleans(), loss_weighted=st.booleans()),
         st.builds(LearningRateAnnealing, alpha=st.floats(0, 0.999), reference=st.sampled_from([None, *TERMS])),
         st.builds(InverseDirichlet, alpha=st.floats(0, 0.999)),
+        st.builds(NtkWeights, alpha=st.floats(0, 0.999)),
+        st.builds(GramWeights, alpha=st.floats(0, 0.999), objective=st.sampled_from(["min_norm", "equal_rates"])),
+        st.builds(GradNorm, alpha=st.floats(0, 10), rate=st.floats(1e-3, 1e3)),
+        st.builds(
+            DualAscent,
+            tolerances=st.fixed_dictionaries({"bc": st.floats(0, 1e300)}, optional={"ic": st.floats(0, 1)}),
+            rho=st.floats(1e-6, 1e4),
+            growth=st.floats(1, 1e6),
+        ),
     ),
     history=st.lists(st.lists(SIZES, min_size=3, max_size=3), min_size=1, max_size=8),
 )  # fmt: skip
@@ -266,7 +295,17 @@ def test_weights_that_are_all_zero_are_refused() -> None:
         {"kind": "schedule", "terms": {"pde": {"kind": "step", "start": 0, "end": 2, "milestones": []}}},
         {"kind": "schedule", "values": {"pde": 1}, "terms": {"pde": {"kind": "step", "start": 0, "end": 2,
                                                                   "milestones": [4]}}},
-        {"kind": "gradnorm"},
+        {"kind": "gradnorms"},
+        {"kind": "gradnorm", "rate": 0},
+        {"kind": "gradnorm", "alpha": -1},
+        {"kind": "ntk", "samples": 0},
+        {"kind": "gram", "objective": "qubo"},
+        {"kind": "dual_ascent"},
+        {"kind": "dual_ascent", "tolerances": {}},
+        {"kind": "dual_ascent", "tolerances": {"bc": -1e-3}},
+        {"kind": "dual_ascent", "tolerances": {"bc": True}},
+        {"kind": "dual_ascent", "tolerances": {"bc": 1}, "growth": 0.5},
+        {"kind": "dual_ascent", "tolerances": {"bc": 1}, "rho": 10, "rho_high": 1},
     ],
 )  # fmt: skip
 def test_what_can_not_be_meant_is_refused(tree: dict[str, Any]) -> None:
@@ -282,8 +321,13 @@ def test_every_kind_is_read_by_its_name() -> None:
         "softadapt": SoftAdapt,
         "annealing": LearningRateAnnealing,
         "inverse_dirichlet": InverseDirichlet,
+        "ntk": NtkWeights,
+        "gram": GramWeights,
+        "gradnorm": GradNorm,
     }
     for kind, cls in kinds.items():
         assert type(TypeAdapter(WeightsSpec).validate_python({"kind": kind, "values": {"pde": 2}})) is cls
     terms = {"pde": {"kind": "linear", "start": 1, "end": 2, "steps": 3}}
     assert type(TypeAdapter(WeightsSpec).validate_python({"kind": "schedule", "terms": terms})) is ScheduledWeights
+    read = TypeAdapter(WeightsSpec).validate_python({"kind": "dual_ascent", "tolerances": {"bc": 1e-4}})
+    assert type(read) is DualAscent

@@ -16,8 +16,11 @@ from backends.errors import UserError
 from backends.protocol import of_gradients
 from backends.weighting import (
     GradientNorms,
+    GradNorm,
+    GramWeights,
     InverseDirichlet,
     LearningRateAnnealing,
+    NtkWeights,
     ReLoBRaLo,
     ScheduledWeights,
     SoftAdapt,
@@ -169,7 +172,12 @@ ADAPTIVE = (
     SoftAdapt(loss_weighted=True),
     LearningRateAnnealing(),
     InverseDirichlet(),
+    NtkWeights(),
+    GramWeights(),
+    GramWeights(objective="equal_rates"),
+    GradNorm(),
 )
+"""All but dual ascent, whose constraints gain weight as long as they are violated: that is what they are for."""
 
 
 def label(spec: Any) -> str:
@@ -183,7 +191,10 @@ def shares(weights: Any) -> np.ndarray:
 def observed(losses: Any, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """What a probe would say of terms with these losses: gradients in proportion, none where a term is constant."""
     slopes = np.asarray(losses)[:, None] * rng.normal(size=(len(losses), 40))
-    return {"losses": np.asarray(losses, dtype=float), **of_gradients(slopes)}
+    found = of_gradients(slopes)
+    sizes = np.asarray(losses, dtype=float)
+    kernel = found["grad_norms"] ** 2 / np.where(sizes > 0, sizes**2, 1.0)  # it does not depend on the loss
+    return {"losses": sizes, "ntk/64": kernel, **found}
 
 
 def opifex(violations: Any, rate: float, updates: int) -> np.ndarray:
