@@ -225,6 +225,16 @@ class NumpyOps:
         return list(np.moveaxis(x, axis, 0))
 
     @staticmethod
+    def taken(x: Array, places: Array) -> Array:
+        return x[places]
+
+    @staticmethod
+    def placed(x: Array, places: Array, like: Array) -> Array:
+        out = np.zeros(like.shape, like.dtype)
+        out[places] = x
+        return out
+
+    @staticmethod
     def linear(h: Array, w: Array, b: Array | None = None) -> Array:
         z = w.T @ h
         return z if b is None else z + b[:, None]
