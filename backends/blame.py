@@ -33,6 +33,15 @@ def told(what: str, when: Callable[[], str] = str) -> Iterator[None]:
         raise OwnCodeFailed(f"{place(error)}{what} raised {type(error).__name__}{when()}: {error}") from error
 
 
+@contextlib.contextmanager
+def blaming(path: str) -> Iterator[None]:
+    """A UserError inside, with the field of the experiment file to blame."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(str(error), path=path) from error
+
+
 def _place(owner: object, method: str, error: BaseException) -> str:
     """The innermost line of the file that defines the method."""
     code = getattr(type(owner), method).__code__

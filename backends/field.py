@@ -12,12 +12,16 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from backends import domain
 from backends.errors import UserError
-from backends.jets import Jet, Plan
+from backends.geometry.sampling import BOUNDARY
+from backends.geometry.smooth import distance
+from backends.jets import Jet, JetOps, Plan, seed
 from backends.names import NORMAL, Index, Name
 from backends.regions import Region
 
 if TYPE_CHECKING:
+    from backends.geometry.shape import Shape
     from backends.problem import Problem
     from backends.representation import Representation
 
@@ -60,8 +64,8 @@ class Field:
     def normal(self, field: str) -> Array:
         """The derivative along the outward normal: of Neumann's and Robin's conditions.
 
-        On `on="boundary"`, on an end of a coordinate (`x="low"`, `"high"`, `"ends"`, or a number that is one), and
-        where the user's own region has columns `normal_<coordinate>`.
+        On `on="boundary"` and on parts of it, on an end of a coordinate (`x="low"`, `"high"`, `"ends"`, or a number
+        that is one), and where the user's own region has columns `normal_<coordinate>`.
         """
         self._vocabulary.derivative(field, ())
         self._not_at_both_ends(field)
@@ -79,6 +83,15 @@ class Field:
             low, high = self._problem.box()[c]
             return self.ops.where(self._column(c) < 0.5 * (low + high), -slope, slope)
         return slope if end == "high" else -slope
+
+    def distance(self, part: str = BOUNDARY, *, normalised: bool = False) -> Array:
+        """A smooth function that is zero on a part of the boundary and positive in the rest of the domain.
+
+        For ansatzes: `{"u": f.distance() * u}` fulfils u = 0 on the whole boundary of the geometry (or of the box,
+        where there is none), `f.distance("hole")` on a part of it. `normalised`: a length, with unit slope on the
+        boundary (`backends.geometry.smooth`), else between 0 and about 1, smooth up to convex corners.
+        """
+        return self._distance(domain.shape_or_box(self._problem), part, normalised)
 
     def ends(self, *names: str) -> Any:
         """(low, high): values at both ends of the periodic coordinate, for the same other coordinates."""
@@ -133,6 +146,11 @@ class Field:
             raise UserError("f.position() has two values in a periodic term; ask for f.ends of each coordinate")
         return self.ops.stack([self._column(c) for c in coords])
 
+    def _distance(self, shape: Shape, part: str, normalised: bool) -> Array:
+        ops, plan = self.ops, Plan()
+        at = seed(plan, ops, {c: self._column(c) for c in domain.spatial(self._problem)})
+        return distance(shape, part, JetOps(ops, plan), list(at.values()), normalised).value[0]
+
     def _split(self, value: Array) -> tuple[Array, Array]:
         """[2 samples] -> the values at the low and at the high end."""
         low, high = self.ops.unstack(self.ops.reshape(value, (2, value.shape[0] // 2)), 0)
@@ -140,8 +158,8 @@ class Field:
 
 
 def spatial(problem: Problem) -> tuple[str, ...]:
-    """The coordinates of a Laplacian: all but time. Raises UserError where there are none."""
-    coords = tuple(c for c in problem.coords if c != problem.time)
+    """The coordinates of a Laplacian: all but time and parameters. Raises UserError where there are none."""
+    coords = domain.spatial(problem)
     if not coords:
         raise UserError("a Laplacian needs a coordinate besides time")
     return coords
@@ -156,7 +174,7 @@ def wall(region: Region, problem: Problem) -> tuple[str, str]:
     for c, value in region.where:
         low, high = problem.box()[c]
         place = "low" if value == low else "high" if value == high else value
-        if c != problem.time and place in ("low", "high", "ends"):
+        if c in domain.spatial(problem) and place in ("low", "high", "ends"):
             found.append((c, str(place)))
     if len(found) != 1:
         what = "an edge between walls" if found else "no wall of the domain"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from backends.errors import UserError
 from backends.field import Field, both_ends
 from backends.names import EXACT, Index
 from backends.ops import NumpyOps
+from backends.parameters import swept
 from backends.randomness import generator
 from backends.recorder import evaluate, record
 from backends.reference import solved
@@ -124,7 +125,8 @@ def residuals(
     if recording.exact:
         known = solved(problem, {c: columns[c] for c in problem.coords})
         columns = {**columns, **{EXACT + f: known[f] for f in recording.exact}}
-    f = DifferenceField(problem, columns, solution or problem.solution, region=region, unknowns=unknowns, step=step)
+    known = solution or (partial(solved, problem) if swept(problem) else problem.solution)
+    f = DifferenceField(problem, columns, known, region=region, unknowns=unknowns, step=step)
     values = evaluate(problem, recording, f)
     return {n: np.sqrt(sum(np.square(p) for p in v)) if isinstance(v, tuple) else v for n, v in values.items()}
 

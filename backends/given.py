@@ -1,9 +1,8 @@
-"""What the user's files say about a PDE problem: its points, what was measured, and the solution."""
+"""What the user's files say about a PDE problem: what was measured, and the solution."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -12,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from backends.blame import blaming
 from backends.data import Observations, Solution
+from backends.domain import clouds_of, put, shape_of
 from backends.errors import UserError, nearest
+from backends.given_points import inside_box, inside_of
 from backends.marks import residual
-from backends.names import NORMAL
 from backends.points import fingerprint
 from backends.reference import grid
-from backends.regions import Box, Face, Region, faces
 from backends.tables import read_arrays, read_table
 from backends.task import Columns, Reference
 
@@ -27,55 +27,6 @@ if TYPE_CHECKING:
 
 TERM, REGION, OBSERVED = "data", "observations", "observed_"
 """The term of `data: {kind: observations}`, its set of points, and the prefix of its columns."""
-
-
-# --- points ---
-
-
-def points_in(path: Path, problem: Problem, region: Region) -> Columns:
-    """The coordinates of a file, all of them in the region; on the boundary with columns `normal_<coordinate>`.
-
-    Raises UserError where the file is unusable, or with the first row that lies elsewhere.
-    """
-    box = problem.box()
-    columns: dict[str, NDArray[Any]] = dict(read_table(path, list(box)))
-    _inside(path, columns, box)
-    if region.interior:
-        return columns
-    pieces = faces(region, box, problem.time)
-    found = np.full(len(columns[next(iter(box))]), -1)
-    for i in reversed(range(len(pieces))):
-        found[_on(pieces[i], columns, box, region.periodic)] = i
-    if (found < 0).any():
-        row = int(np.argmax(found < 0))
-        raise UserError(f"{path}: row {row + 1} ({_point(columns, row)}) is not on {region.name}")
-    for c in pieces[0].normal:
-        columns[NORMAL + c] = np.array([p.normal[c] for p in pieces])[found]
-    return columns
-
-
-def _on(piece: Face, columns: Columns, box: Box, periodic: str) -> NDArray[np.bool_]:
-    on = np.ones(len(next(iter(columns.values()))), bool)
-    for c, value in piece.fixed.items():
-        if c != periodic:  # its two ends are put there anyway
-            on &= np.abs(columns[c] - value) <= 1e-9 * (box[c][1] - box[c][0])
-    return on
-
-
-def _inside(path: Path, columns: Columns, box: Box) -> None:
-    for c, (low, high) in box.items():
-        slack = 1e-9 * (high - low)
-        outside = (columns[c] < low - slack) | (columns[c] > high + slack)
-        if outside.any():
-            row = int(np.argmax(outside))
-            raise UserError(
-                f"{path}: {c} = {columns[c][row]:g} in row {row + 1} lies outside the domain, {low:g} … {high:g}"
-                f" ({int(outside.sum())} of {len(outside)} rows do)"
-            )
-
-
-def _point(columns: Columns, row: int) -> str:
-    return ", ".join(f"{c} = {v[row]:g}" for c, v in columns.items())
 
 
 # --- observations ---
@@ -106,12 +57,12 @@ def observing(problem: Problem, data: Observations, folder: Path) -> Problem:
     with blaming("data.path"):
         path = folder / data.path
         columns = read_table(path, [*problem.coords, *names])
-        _inside(path, columns, problem.box())
+        inside_of(path, columns, problem)
     measured = {OBSERVED + n if n in names else n: v for n, v in columns.items()}
     made = _with_term(cls, _Measured(names, fingerprint({REGION: measured}), measured))
     same: Any = made.model_construct(problem.model_fields_set, **dict(problem))
     object.__setattr__(same, "__pydantic_private__", problem.__pydantic_private__)
-    return same
+    return put(same, shape_of(problem), clouds_of(problem))
 
 
 @lru_cache(maxsize=32)
@@ -147,7 +98,9 @@ def solution_in(problem: Problem, given: Solution, folder: Path) -> Reference:
     path = folder / given.path
     with blaming("reference.path"):
         axes, values = _read(path, tuple(problem.coords), names)
-        _inside(path, axes, problem.box())
+        inside_box(path, axes, problem.box())
+        if next(iter(values.values())).ndim == 1:
+            inside_of(path, axes, problem)
     if next(iter(values.values())).ndim == 1:
         return _gridded(axes, values) or Reference(axes, values)
     for i, (c, axis) in enumerate(axes.items()):  # figures want them to rise
@@ -203,12 +156,3 @@ def _gridded(points: Columns, values: Mapping[str, NDArray[np.float64]]) -> Refe
     if any((points[c][order] != full[c]).any() for c in axes):
         return None
     return Reference(full, {n: v[order] for n, v in values.items()}, tuple(map(len, axes.values())), tuple(axes))
-
-
-@contextlib.contextmanager
-def blaming(path: str) -> Iterator[None]:
-    """A UserError inside, with the field of the experiment file to blame."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(str(error), path=path) from error

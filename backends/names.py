@@ -46,10 +46,12 @@ class Vocabulary:
     coords: tuple[str, ...]
     fields: tuple[str, ...]
     unknowns: tuple[str, ...] = ()
+    parameters: tuple[str, ...] = ()
+    """Coordinates that nothing is derived by."""
 
     def mistakes(self) -> Iterator[str]:
         """What is wrong with the names themselves, one sentence each."""
-        everything = [*self.coords, *self.fields, *self.unknowns]
+        everything = [*self.coords, *self.fields, *self.unknowns, *self.parameters]
         for name in everything:
             if not re.fullmatch(r"[A-Za-z]\w*", name):
                 yield f"{name!r} is not a name: letters, digits and underscores, a letter first"
@@ -70,7 +72,7 @@ class Vocabulary:
 
     def parse(self, name: str, columns: Collection[str] = ()) -> Name:
         """The meaning of a name where `columns` are at hand. Raises UserError with the nearest name."""
-        if name in self.coords:
+        if name in self.coords or name in self.parameters:
             return Name("coordinate", name)
         if name in self.unknowns:
             return Name("unknown", name)
@@ -79,8 +81,9 @@ class Vocabulary:
             return derivative
         if name in columns:
             return Name("column", name)
+        self._refuse_parameters(name)
         simple = [f"{f}_{c * k}" for f in self.fields for c in self.coords for k in (1, 2)]
-        known = [*self.coords, *self.fields, *self.unknowns, *columns, *simple]
+        known = [*self.coords, *self.fields, *self.unknowns, *self.parameters, *columns, *simple]
         raise UserError(f"{name!r} is not known here{nearest(name, known)}")
 
     def derivative(self, field: str, coords: Sequence[str]) -> Name:
@@ -88,9 +91,17 @@ class Vocabulary:
         if field not in self.fields:
             raise UserError(f"{field!r} is no field{nearest(field, self.fields)}")
         for c in coords:
+            if c in self.parameters:
+                raise UserError(f"{c!r} is a parameter: nothing is derived by it")
             if c not in self.coords:
                 raise UserError(f"{c!r} is no coordinate{nearest(c, self.coords)}")
         return Name("field", field, tuple(sorted(coords)))
+
+    def _refuse_parameters(self, name: str) -> None:
+        read = Vocabulary((*self.coords, *self.parameters), self.fields).field_or_derivative(name)
+        for c in read.index if read else ():
+            if c in self.parameters:
+                raise UserError(f"{name!r}: {c!r} is a parameter: nothing is derived by it")
 
     def field_or_derivative(self, name: str) -> Name | None:
         """The meaning of `u`, `u_x`, …; None where the name is neither a field nor a derivative of one."""

@@ -18,10 +18,12 @@ from numpy.typing import NDArray
 from backends import pointwise
 from backends.data import Observations, Solution
 from backends.errors import UserError, nearest
+from backends.domain import shape_of
 from backends.estimator import EstimatedLaplacian
 from backends.field import UNKNOWN, NetworkField, spatial
 from backends.given import observing, solution_in
 from backends.jets import Plan
+from backends.given_points import domain_of
 from backends.pde_adapt import Pointwise
 from backends.pde_build import Sets, check_ansatz, constants_of, recordings, representation, sets, terms_of
 from backends.pde_estimate import VARIANCE, Estimator, Look, estimator, kinds, with_numbers
@@ -72,7 +74,7 @@ class PdeTask:
             return None
         plans = tuple((batch, recording.plan) for batch, recording in self.recordings.items())
         weights = tuple(w.signature for w in self.pointwise.values())
-        scaling = (r.hard, r.scale_coords, tuple(sorted(r.scales.items())))
+        scaling = (r.hard, r.scale_coords, tuple(sorted(r.scales.items())), shape_of(self.problem))
         chunks = tuple(sorted(self.sets.chunks.items()))
         return problem, network, scaling, plans, self.terms, chunks, self.estimate, weights
 
@@ -161,7 +163,7 @@ class PdeTask:
         largest = max(self.sets.counts.values())
         out = {}
         for batch, recording in self.recordings.items():
-            pieces = 1 if recording.region.at else len(faces(recording.region, self.problem.box(), self.problem.time))
+            pieces = 1 if recording.region.at else len(faces(self.problem, recording.region))
             n = max(pieces, math.ceil(count * self.sets.counts[batch] / largest))
             rng = generator(0, "held out", batch)
             out[batch] = draw(self.problem, recording.region, recording.exact, n, "uniform", rng)
@@ -222,10 +224,12 @@ def build(problem: Problem, parts: Parts) -> PdeTask:
                 "an equation learns from measured values of its fields only: `data: {kind: observations, path: …}`",
                 path="data.kind",
             )
-        problem = observing(problem, parts.data, parts.folder)
+        problem = observing(domain_of(problem, parts), parts.data, parts.folder)
+    else:
+        problem = domain_of(problem, parts)
     given = solution_in(problem, parts.reference, parts.folder) if isinstance(parts.reference, Solution) else None
     hard = parts.constraints == "hard"
-    if hard and not (problem.ansatz_name() or problem.periodic):
+    if hard and not (problem.ansatz_name() or problem.periodic or problem.symmetry):
         raise UserError(
             f"{type(problem).__name__} has no method marked @hard and no periodic coordinate; allowed here: soft",
             path="constraints",

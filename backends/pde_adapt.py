@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from backends import parameters
+from backends.domain import beyond, shape_of, spatial
 from backends.errors import UserError, nearest
 from backends.names import NORMAL, PLACE
 from backends.points import Sampling
@@ -68,12 +70,21 @@ def _moved(
 ) -> Columns:
     """Points at random distances from the given ones, along every coordinate that their face leaves free."""
     box, out = problem.box(), dict(columns)
+    space = spatial(problem)
     held = {c for c, _ in region.where}
+    if region.on and shape_of(problem) is not None:
+        held |= set(space)  # the boundary is curved: only times and parameters move
     for c, (low, high) in box.items():
         if c in held:
             continue
+        if c in parameters.parameters(problem):
+            near = spread(parameters.unit(problem, c, columns[c]), 0.0, 1.0, rule.spread, rule.noise, rng)
+            out[c] = parameters.spread(problem, c, near)
+            continue
         moved = spread(columns[c], low, high, rule.spread, rule.noise, rng)
         out[c] = np.where(columns[NORMAL + c] != 0, columns[c], moved) if NORMAL + c in columns else moved
+    left = beyond(problem, out)
+    out |= {c: np.where(left, columns[c], out[c]) for c in space}
     return with_exact(problem, out, exact)
 
 

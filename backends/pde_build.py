@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from backends.blame import blamed
+from backends.blame import blamed, blaming
 from backends.chunks import chunk_size
+from backends.domain import clouds_of, shape_of
 from backends.errors import UserError, nearest
 from backends.field import UNKNOWN, NetworkField
-from backends.given import REGION, blaming, points_in
+from backends.given import REGION
+from backends.given_points import points_in
 from backends.networks import MLP
 from backends.ops import NumpyOps
 from backends.pde_adapt import Pointwise, adapted, weighted, with_places
@@ -180,8 +182,9 @@ def _sampling(problem: Problem, recording: Recording, key: str, points: Points |
         return _given(problem, recording, path, points, workers)
     if points and points.path:
         with blaming(f"{path}.path"):
-            return _listed(problem, recording, points_in(parts.folder / points.path, problem, region), workers)
-    single = single_points(region, problem.box(), problem.time)
+            listed = clouds_of(problem).get(region.on) or points_in(parts.folder / points.path, problem, region)
+            return _listed(problem, recording, listed, workers)
+    single = single_points(problem, region)
     usual = single or (INSIDE if region.interior else ELSEWHERE)
     count = points.count if points and points.count else usual * workers if single else -(-usual // workers) * workers
     if count % workers:
@@ -200,6 +203,8 @@ def _sampling(problem: Problem, recording: Recording, key: str, points: Points |
     sampling = Sampling(
         count,
         partial(_drawn, problem, region, recording.exact, sampler),
+    if sampler == "grid" and shape_of(problem) is not None:
+        raise UserError("a geometry is not filled by a grid; take sobol, which is as even", path=f"{path}.sampler")
         candidates=uniform if adapt and sampler == "grid" else None,
     )
     if adapt is None:

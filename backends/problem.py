@@ -21,15 +21,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import model_validator
 from pydantic_core import PydanticCustomError
 
+from backends.domain import declared, read_by
 from backends.errors import UserError
+from backends.geometry.sampling import remains_of
+from backends.geometry.shape import Shape
 from backends.marks import FULFILS, TERM, Mark, hard, loss, marked, residual
 from backends.names import Vocabulary
+from backends.parameters import bounds, parameters
 from backends.pde import PdeTask, build
 from backends.problem_check import mistakes
 from backends.regions import PLACES, Box, Region
@@ -41,12 +46,16 @@ __all__ = ["Problem", "hard", "loss", "residual"]
 class Problem(TaskSpec):
     """Root of all PDE problems: what a user's class says about itself, and the defaults."""
 
-    coords: ClassVar[Mapping[str, tuple[Any, Any]]] = {}
-    """Name -> (low, high), in the order of the network's inputs; a bound is a number or the name of a float field."""
+    coords: ClassVar[Mapping[str, Any]] = {}
+    """Name -> (low, high), in the order of the network's inputs; a bound is a number or the name of a float field. A
+    parameter, which nothing is derived by, is {"range": (low, high), "scale": "log"} (or "linear")."""
     fields: ClassVar[tuple[str, ...]] = ()
     """What the network's outputs are called."""
     time: ClassVar[str] = ""
     """The coordinate that is time: no part of boundaries and Laplacians."""
+    geometry: ClassVar[Any] = None
+    """The domain in space where it is not the whole box: a shape (`Rectangle(…) - Disk(…)`), a method that returns one,
+    or "file" where the experiment names it."""
     unknowns: ClassVar[Mapping[str, float | str]] = {}
     """Constants that are trained, with their first guess (a number or the name of a float field)."""
     scales: ClassVar[Mapping[str, float | str]] = {}
@@ -54,6 +63,9 @@ class Problem(TaskSpec):
     holds it); default 1."""
     periodic: ClassVar[tuple[str, ...]] = ()
     """Coordinates that enter the network as cos and sin of their period under `constraints: hard`."""
+    symmetry: ClassVar[Mapping[str, Any]] = {}
+    """Coordinates in whose middle all fields are mirrored under `constraints: hard`: {"x": "even"} or "odd", or
+    {"x": {"u": "odd", "v": "even"}}."""
     reference_grid: ClassVar[Mapping[str, int]] = {}
     """Points along each coordinate of the grid on which `error/l2` is taken; default 100 (30 in three coordinates)."""
     truth: ClassVar[Any] = {}
@@ -80,6 +92,18 @@ class Problem(TaskSpec):
         for c, (low, high) in self.box().items():
             if not (math.isfinite(low) and math.isfinite(high) and low < high):
                 raise _mistake(f"the domain of {c} is empty: {low:g} … {high:g}")
+        for c, scale in parameters(self).items():
+            if scale == "log" and self.box()[c][0] <= 0:
+                raise _mistake(
+                    f"the parameter {c} begins at {self.box()[c][0]:g}; a scale of logarithms needs more than 0"
+                )
+        try:
+            found = self._shape
+        except UserError as error:
+            raise _mistake(str(error)) from None
+        if found is not None:
+            for name, mark in self.declared().items():
+                _exists(found, name, mark.region.on)
         for name, mark in self.declared().items():
             for c, value in self.region(name).where:
                 low, high = self.box()[c]
@@ -105,7 +129,16 @@ class Problem(TaskSpec):
 
     def box(self) -> Box:
         """{coordinate: (low, high)}"""
-        return {c: (self.number(low), self.number(high)) for c, (low, high) in self.coords.items()}
+        found = {c: bounds(entry) for c, entry in self.coords.items()}
+        return {c: (self.number(low), self.number(high)) for c, (low, high) in found.items()}
+
+    @cached_property
+    def _shape(self) -> Shape | None:
+        return declared(self)
+
+    @cached_property
+    def _clouds(self) -> dict[str, Columns]:
+        return {}
 
     def region(self, term: str) -> Region:
         """The region of a marked method, names of fields replaced by their values."""
@@ -134,7 +167,9 @@ class Problem(TaskSpec):
     @classmethod
     def vocabulary(cls) -> Vocabulary:
         """What names in a residual may mean."""
-        return Vocabulary(tuple(cls.coords), tuple(cls.fields), tuple(cls.unknowns))
+        aside = tuple(parameters(cls))
+        coords = tuple(c for c in cls.coords if c not in aside)
+        return Vocabulary(coords, tuple(cls.fields), tuple(cls.unknowns), aside)
 
     @classmethod
     def float_fields(cls) -> tuple[str, ...]:
@@ -142,9 +177,11 @@ class Problem(TaskSpec):
         return tuple(name for name, field in cls.model_fields.items() if field.annotation is float)
 
     def floats(self) -> dict[str, float]:
-        """Float fields that may change during a run: those that neither a bound nor a place of a term names."""
-        named = {bound for bounds in self.coords.values() for bound in bounds}
+        """Float fields that may change during a run: those that decide no bound, no place of a term and no geometry,
+        and are no input of the network."""
+        named = {bound for entry in self.coords.values() for bound in bounds(entry)}
         named |= {value for mark in self.declared().values() for _, value in mark.region.where}
+        named |= {*read_by(self), *parameters(self)}
         return {name: float(getattr(self, name)) for name in self.float_fields() if name not in named}
 
     def true_values(self) -> dict[str, float]:
@@ -154,9 +191,29 @@ class Problem(TaskSpec):
         return {name: self.number(value) for name, value in known.items()}
 
 
+def _exists(shape: Shape, term: str, part: str) -> None:
+    if part:
+        try:
+            remains_of(shape, part)
+        except UserError as error:
+            raise _mistake(f"the term {term}: {error}") from None
+
+
 def _mistake(message: str) -> PydanticCustomError:
     return PydanticCustomError("own_problem", "{said}", {"said": message})
 
 
-_DESCRIBED = {"coords", "fields", "time", "unknowns", "scales", "periodic", "reference_grid", "truth", "solution"}
+_DESCRIBED = {
+    "coords",
+    "fields",
+    "time",
+    "unknowns",
+    "scales",
+    "periodic",
+    "reference_grid",
+    "truth",
+    "solution",
+    "geometry",
+    "symmetry",
+}
 _OWN_NAMES = frozenset(n for n in dir(Problem) if not n.startswith("_")) - _DESCRIBED - {"build", "model_config"}

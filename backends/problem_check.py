@@ -6,8 +6,10 @@ import inspect
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from backends.domain import spatial
 from backends.errors import nearest
 from backends.marks import FULFILS, marked
+from backends.parameters import bounds, is_parameter, parameters
 from backends.regions import PLACES, Region
 
 if TYPE_CHECKING:
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 
 RESERVED = ("at", "on", "scale", "ops", "interior", "boundary")
 """Names with a meaning of their own in decorators and regions."""
+SCALES = (None, "linear", "log")
 
 
 def mistakes(cls: type[Problem], own_names: frozenset[str]) -> Iterator[str]:
@@ -26,9 +29,15 @@ def mistakes(cls: type[Problem], own_names: frozenset[str]) -> Iterator[str]:
     if isinstance(cls.fields, str):
         yield f'fields must be a tuple: write ("{cls.fields}",)'
         return
-    for c, bounds in cls.coords.items():
-        if not isinstance(bounds, tuple | list) or len(bounds) != 2:
-            yield f"coords: {c!r} needs (low, high), not {bounds!r}"
+    for c, entry in cls.coords.items():
+        if is_parameter(entry) and (
+            not {"range"} <= set(entry) <= {"range", "scale"} or entry.get("scale") not in SCALES
+        ):
+            yield f'coords: {c!r} needs {{"range": (low, high), "scale": "log" or "linear"}}, not {entry!r}'
+            return
+        given = entry["range"] if is_parameter(entry) else entry
+        if not isinstance(given, tuple | list) or len(given) != 2:
+            yield f"coords: {c!r} needs (low, high), not {given!r}"
             return
     yield from cls.vocabulary().mistakes()
     yield from (f"{c!r} can't be the name of a coordinate" for c in cls.coords if c in RESERVED)
@@ -51,7 +60,7 @@ def _numbers(cls: type[Problem]) -> Iterator[str]:
     """Numbers may be names of float fields."""
     floats = cls.float_fields()
     # A property would hide which fields a bound depends on, and those must not change during a run.
-    structure = [(f"coords: {c}", b) for c, bounds in cls.coords.items() for b in bounds]
+    structure = [(f"coords: {c}", b) for c, entry in cls.coords.items() for b in bounds(entry)]
     sizes = [(f"{w}: {name}", v) for w in ("unknowns", "scales") for name, v in getattr(cls, w).items()]
     for name, mark in cls.declared().items():
         structure += [(f"{name}: {c}", v) for c, v in mark.region.where if v not in PLACES]
@@ -66,9 +75,21 @@ def _numbers(cls: type[Problem]) -> Iterator[str]:
 
 
 def _words(cls: type[Problem]) -> Iterator[str]:
-    if cls.time and cls.time not in cls.coords:
+    if cls.time and (cls.time not in cls.coords or cls.time in parameters(cls)):
         yield f"time: {cls.time!r} is no coordinate{nearest(cls.time, cls.coords)}"
-    known = {"scales": cls.fields, "reference_grid": cls.coords, "periodic": cls.coords}
+    if all(is_parameter(entry) for entry in cls.coords.values()):
+        yield "coords: all of them are parameters, and nothing is left to derive by"
+    known = {
+        "scales": cls.fields,
+        "reference_grid": cls.coords,
+        "periodic": [c for c in cls.coords if c not in parameters(cls)],
+    }
+    for c, kinds in cls.symmetry.items():
+        if c not in spatial(cls) or c in cls.periodic:
+            yield f"symmetry: {c!r} is no coordinate in space that could be mirrored{nearest(c, spatial(cls))}"
+        for name, kind in kinds.items() if isinstance(kinds, Mapping) else [(cls.fields[0], kinds)]:
+            if name not in cls.fields or kind not in ("even", "odd"):
+                yield f"symmetry: {c!r}: {name!r}: {kind!r} must be even or odd, of a field"
     if isinstance(cls.truth, Mapping):
         known["truth"] = cls.unknowns
     for word, names in known.items():
@@ -80,14 +101,21 @@ def _words(cls: type[Problem]) -> Iterator[str]:
 def _region(cls: type[Problem], region: Region) -> Iterator[str]:
     if sum(map(bool, (region.where, region.on, region.at))) > 1:
         yield "say where by coordinates, or by on=, or by at=, not by two of them"
-    for c, _ in region.where:
+    for c, v in region.where:
         if c not in cls.coords:
             yield f"{c!r} is no coordinate{nearest(c, cls.coords)}"
+        elif v in PLACES and c in parameters(cls):
+            yield f"{c!r} is a parameter and has no boundary"
     if sum(v == "periodic" for _, v in region.where) > 1:
         yield "only one coordinate of a term can be periodic; write a term for each"
-    if region.on not in ("", "boundary"):
-        yield f"on={region.on!r} is not known; allowed here: boundary"
-    if region.on and set(cls.coords) == {cls.time}:
+    if region.on not in ("", "boundary") and cls.geometry is None:
+        yield (
+            f"on={region.on!r} is not known; allowed here: boundary (parts of a boundary are those of a `geometry`; "
+            'write geometry = "file" where the experiment file brings it)'
+        )
+    if region.on in RESERVED and region.on != "boundary":
+        yield f"on={region.on!r} can't be the name of a part"
+    if region.on and not spatial(cls):
         yield "on='boundary' needs a coordinate besides time; mark it with the time's value"
     if region.at and (not callable(getattr(cls, region.at, None)) or region.at in RESERVED):
         yield f"at={region.at!r}: there is no method {region.at}(self, rng) that returns columns"

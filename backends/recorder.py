@@ -15,14 +15,17 @@ import numpy as np
 from backends.blame import blamed
 from backends.errors import UserError
 from backends.field import Field, spatial
+from backends.geometry.sampling import remains_of
 from backends.jets import Plan
 from backends.names import EXACT, Index
 from backends.ops import NumpyOps
+from backends.parameters import at, middle, swept
 from backends.regions import Region
 from backends.representation import AnsatzField, replaced
 from backends.task import Columns
 
 if TYPE_CHECKING:
+    from backends.geometry.shape import Shape
     from backends.problem import Problem
 
 SAMPLES = 3
@@ -161,6 +164,10 @@ class Recorder(Field):
         self.asked_laplacian = True
         return self._numbers()
 
+    def _distance(self, shape: Shape, part: str, normalised: bool) -> Sample:
+        remains_of(shape, part)
+        return self._numbers()
+
     def _column(self, name: str) -> Sample:
         if name in self._given:
             column = np.asarray(self._given[name])
@@ -187,7 +194,7 @@ def record(problem: Problem, region: Region, methods: tuple[str, ...], columns: 
     raises, or returns something else than arrays of one value per sample.
     """
     seen: set[str] = set()
-    traced = problem.model_copy(update={n: sample(v, seen, n) for n, v in problem.floats().items()})
+    traced = _traced(problem, seen)
     recorder = Recorder(traced, region, columns, seen)
     terms: dict[str, tuple[str, ...]] = {}
     reduced, readers = False, set[str]()
@@ -210,9 +217,16 @@ def record(problem: Problem, region: Region, methods: tuple[str, ...], columns: 
     return Recording(region, terms, plan, exact, frozenset(seen), reduced, derivatives, travelling)
 
 
+def _traced(problem: Problem, seen: set[str]) -> Problem:
+    """The problem with recording arrays for its live constants, and for fields that differ from sample to sample."""
+    traced = problem.model_copy(update={n: sample(v, seen, n) for n, v in problem.floats().items()})
+    return at(traced, {n: sample(np.full(SAMPLES, middle(problem, n)), seen) for n in swept(problem)})
+
+
 def evaluate(problem: Problem, recording: Recording, f: Field) -> dict[str, Any]:
     """Every term of a region, raw: one value per sample, a tuple of such for a vector residual, or one number."""
     out: dict[str, Any] = {}
+    problem = at(problem, {n: f(n) for n in swept(problem)})
     for method, names in recording.terms.items():
         with blamed(problem, method):
             given = getattr(problem, method)(f)
@@ -226,7 +240,7 @@ def record_ansatz(problem: Problem) -> frozenset[str]:
     """Runs the ansatz once; the float fields that it reads."""
     seen: set[str] = set()
     random = np.random.default_rng(0)
-    traced = problem.model_copy(update={n: sample(v, seen, n) for n, v in problem.floats().items()})
+    traced = _traced(problem, seen)
     names = (*problem.coords, *problem.fields, *problem.unknowns)
     values = {n: sample(random.uniform(0.5, 1.5, SAMPLES), seen) for n in names}
     with blamed(problem, problem.ansatz_name()):

@@ -1,8 +1,9 @@
-"""Where the samples of a term come from: the inside of the box, parts of its boundary, or the user's own method.
+"""Where the samples of a term come from: the inside of the domain, parts of its boundary, or the user's own method.
 
 A region yields named columns: coordinates and whatever else a term asks for (measured values, outward normals,
 the reference solution). All but the user's own regions are made of *faces*: pieces of the box on which some
-coordinates are fixed. Each face is sampled for itself, so that low-discrepancy samplers stay what they are.
+coordinates are fixed. Each face is sampled for itself, so that low-discrepancy samplers stay what they are. Where
+the problem has a geometry, faces are cut by it, and its boundary is made of the shapes' own (`backends.geometry`).
 """
 
 from __future__ import annotations
@@ -17,10 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backends.blame import blamed
+from backends.domain import beyond, clouds_of, shape_of, spatial
 from backends.errors import UserError
+from backends.geometry.sampling import inside, on_boundary, share_of_cut
+from backends.geometry.shape import Shape
 from backends.names import EXACT, NORMAL
+from backends.parameters import parameters, spread
 from backends.reference import solved
-from backends.samplers import Sampler, sample_box
+from backends.samplers import Sampler, dealt, sample_box
 from backends.task import Columns
 
 if TYPE_CHECKING:
@@ -29,6 +34,8 @@ if TYPE_CHECKING:
 Box = Mapping[str, tuple[float, float]]
 PLACES = ("low", "high", "ends", "periodic")
 """What a coordinate may be set to in a decorator, besides a number and the name of a field of the problem."""
+ROUNDED = 1e-6
+"""How far outside the geometry, relative to its size, points of the user's own may lie: files hold rounded numbers."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +45,7 @@ class Region:
     where: tuple[tuple[str, float | str], ...] = ()
     """(coordinate, number | place | name of a field of the problem)"""
     on: str = ""
-    """"boundary": the whole boundary of the box, but for the time coordinate."""
+    """"boundary": the whole boundary of the geometry or the box in space; or the name of a part of the geometry's."""
     at: str = ""
     """The method of the problem that returns the columns."""
 
@@ -67,12 +74,17 @@ class Face:
     """Outward normal, by coordinate; empty where there is none."""
 
 
-def faces(region: Region, box: Box, time: str) -> list[Face]:
-    """The pieces of a region that is not the user's own. Numbers must have been resolved (`Problem.region`)."""
+def faces(problem: Problem, region: Region) -> list[Face]:
+    """The pieces of a region that is not the user's own. Numbers must have been resolved (`Problem.region`).
+
+    The boundary of a geometry is one piece without anything fixed.
+    """
+    box, space = problem.box(), spatial(problem)
+    if region.on and (shape_of(problem) is not None or region.on in clouds_of(problem)):
+        return [Face()]
     if region.on:
-        sides = [(c, k) for c in box if c != time for k in (0, 1)]
-        zero = {c: 0.0 for c in box if c != time}
-        return [Face({c: box[c][k]}, {**zero, c: 2.0 * k - 1.0}) for c, k in sides]
+        zero = dict.fromkeys(space, 0.0)
+        return [Face({c: box[c][k]}, {**zero, c: 2.0 * k - 1.0}) for c in space for k in (0, 1)]
     choices = []
     for c, value in region.where:
         low, high = box[c]
@@ -81,10 +93,10 @@ def faces(region: Region, box: Box, time: str) -> list[Face]:
     return [Face(dict(chosen)) for chosen in itertools.product(*choices)]
 
 
-def single_points(region: Region, box: Box, time: str) -> int:
+def single_points(problem: Problem, region: Region) -> int:
     """How many points a region has on which nothing is free (the start of an ODE: 1); 0 where something is."""
-    pieces = faces(region, box, time)
-    return 0 if any(len(p.fixed) < len(box) for p in pieces) else len(pieces)
+    pieces = faces(problem, region)
+    return 0 if any(len(p.fixed) < len(problem.coords) for p in pieces) else len(pieces)
 
 
 def draw(
@@ -94,7 +106,7 @@ def draw(
 
     `exact`: the fields whose reference solution is wanted as columns `exact_<field>`.
     """
-    columns = _own(problem, region, rng) if region.at else _on_faces(problem, region, count, sampler, rng)
+    columns = _own(problem, region, rng) if region.at else _drawn(problem, region, count, sampler, rng)
     return with_exact(problem, columns, exact)
 
 
@@ -102,7 +114,12 @@ def with_exact(problem: Problem, columns: Columns, exact: Sequence[str]) -> Colu
     """The columns with those of the reference solution."""
     if not exact:
         return columns
-    known = solved(problem, {c: columns[c] for c in problem.coords})
+    points = {c: columns[c] for c in problem.coords}
+    if shape := next((v.shape for v in points.values() if v.ndim > 1), None):
+        wide = {c: np.broadcast_to(v if v.ndim > 1 else v[:, None], shape) for c, v in points.items()}
+        known = solved(problem, {c: v.reshape(-1) for c, v in wide.items()})
+        return {**columns, **{EXACT + f: known[f].reshape(shape) for f in exact}}
+    known = solved(problem, points)
     return {**columns, **{EXACT + f: known[f] for f in exact}}
 
 
@@ -113,15 +130,28 @@ def shared_evenly(columns: Columns, workers: int) -> Columns:
     return columns if times == 1 else {c: np.concatenate([v] * times) for c, v in columns.items()}
 
 
+def _drawn(problem: Problem, region: Region, count: int, sampler: Sampler, rng: np.random.Generator) -> Columns:
+    shape = shape_of(problem)
+    if region.on in clouds_of(problem):
+        return clouds_of(problem)[region.on]
+    if shape is None:
+        return _on_faces(problem, region, count, sampler, rng)
+    if not region.on:
+        return _inside(problem, shape, region, count, sampler, rng)
+    space = spatial(problem)
+    beside = {c: b for c, b in _even(problem).items() if c not in space}
+    return _spread(problem, on_boundary(shape, region.on, space, count, sampler, rng, beside))
+
+
 def _on_faces(problem: Problem, region: Region, count: int, sampler: Sampler, rng: np.random.Generator) -> Columns:
     box = problem.box()
-    pieces = faces(region, box, problem.time)
+    pieces = faces(problem, region)
     areas = [math.prod(hi - lo for c, (lo, hi) in box.items() if c not in p.fixed) for p in pieces]
     parts: list[dict[str, NDArray[np.float64]]] = []
-    for piece, n in zip(pieces, _dealt(count, areas), strict=True):
+    for piece, n in zip(pieces, dealt(count, areas), strict=True):
         if n:
-            free = {c: b for c, b in box.items() if c not in piece.fixed}
-            columns = dict(sample_box(free, n, sampler, rng)) if free else {}
+            free = {c: b for c, b in _even(problem).items() if c not in piece.fixed}
+            columns = _spread(problem, sample_box(free, n, sampler, rng)) if free else {}
             columns |= {c: np.full(n, v) for c, v in piece.fixed.items()}
             columns |= {NORMAL + c: np.full(n, v) for c, v in piece.normal.items()}
             parts.append(columns)
@@ -129,23 +159,44 @@ def _on_faces(problem: Problem, region: Region, count: int, sampler: Sampler, rn
     return {c: np.concatenate([p[c] for p in parts]) for c in names}
 
 
-def _dealt(count: int, shares: Sequence[float]) -> list[int]:
-    """`count` split in proportion to `shares`: rounded down, the rest to the largest remainders."""
-    exact = [count * s / sum(shares) for s in shares]
-    parts = [int(e) for e in exact]
-    by_remainder = sorted(range(len(exact)), key=lambda i: parts[i] - exact[i])
-    for i in by_remainder[: count - sum(parts)]:
-        parts[i] += 1
-    return parts
+def _inside(
+    problem: Problem, shape: Shape, region: Region, count: int, sampler: Sampler, rng: np.random.Generator
+) -> Columns:
+    """Points of the geometry, on the planes that the region fixes; planes get as many as there is of them."""
+    space, box = spatial(problem), _even(problem)
+    pieces = faces(problem, region)
+    cuts = [{c: v for c, v in p.fixed.items() if c in space} for p in pieces]
+    shares = [share_of_cut(shape, space, cut) for cut in cuts]
+    if not sum(shares):
+        raise UserError(f"{region.name} does not meet the geometry: there are no points to draw")
+    parts = []
+    for piece, cut, n in zip(pieces, cuts, dealt(count, shares), strict=True):
+        if n:
+            beside = {c: b for c, b in box.items() if c not in space and c not in piece.fixed}
+            columns = _spread(problem, inside(shape, space, n, sampler, rng, beside, cut))
+            parts.append(columns | {c: np.full(n, v) for c, v in piece.fixed.items()})
+    return {c: np.concatenate([p[c] for p in parts]) for c in box}
+
+
+def _even(problem: Problem) -> dict[str, tuple[float, float]]:
+    """The box in which points are drawn evenly: parameters on their own scale, from 0 to 1."""
+    return {**problem.box(), **dict.fromkeys(parameters(problem), (0.0, 1.0))}
+
+
+def _spread(problem: Problem, columns: Mapping[str, NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:
+    """The opposite of `_even`."""
+    drawn = [p for p in parameters(problem) if p in columns]
+    return {**columns, **{p: spread(problem, p, columns[p]) for p in drawn}}
 
 
 def _own(problem: Problem, region: Region, rng: np.random.Generator) -> Columns:
     """The columns that the user's method returns, checked."""
     with blamed(problem, region.at):
-        return _checked(getattr(problem, region.at)(rng), problem.box())
+        return _checked(problem, getattr(problem, region.at)(rng))
 
 
-def _checked(given: Any, box: Box) -> Columns:
+def _checked(problem: Problem, given: Any) -> Columns:
+    box = problem.box()
     if not isinstance(given, Mapping) or not given:
         raise UserError(f"must return columns {{name: array}}, not {type(given).__name__}")
     columns = {str(c): np.asarray(v) for c, v in given.items()}
@@ -166,4 +217,9 @@ def _checked(given: Any, box: Box) -> Columns:
                 f"{c} = {columns[c][outside][0]:g} lies outside the domain, {low:g} … {high:g}"
                 f" ({int(outside.sum())} of {len(outside)} samples)"
             )
+    outside = beyond(problem, columns, ROUNDED)
+    if outside.any():
+        row = int(np.argmax(outside))
+        place = ", ".join(f"{c} = {columns[c][row]:g}" for c in spatial(problem))
+        raise UserError(f"{place} lies outside the geometry ({int(outside.sum())} of {len(outside)} samples)")
     return {c: v if np.issubdtype(v.dtype, np.integer) else v.astype(np.float64) for c, v in columns.items()}

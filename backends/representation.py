@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from backends import parameters
+from backends.domain import odd
 from backends.errors import UserError, nearest
 from backends.field import UNKNOWN, Field, spatial
+from backends.geometry.sampling import remains_of
+from backends.geometry.smooth import distance
 from backends.inputs import Inputs
 from backends.jets import Jet, JetOps, Plan
 from backends.names import Index
 from backends.regions import Region
 
 if TYPE_CHECKING:
+    from backends.geometry.shape import Shape
     from backends.networks.network import Network
     from backends.problem import Problem
 
@@ -60,6 +65,9 @@ class Representation:
         for i, name in enumerate(problem.fields):
             scale = self.scales.get(name, 1.0)
             fields[name] = out[i : i + 1] if scale == 1.0 else out[i : i + 1] * scale
+            if self.hard:
+                for c in odd(problem, name):
+                    fields[name] = fields[name] * _centred(at[c], *problem.box()[c])
         return ansatz(problem, jet_ops, plan, at, fields, params) if self.hard else fields
 
     def _features(self, ops: Any, together: Callable[[Sequence[str]], Any], problem: Problem) -> Any:
@@ -68,21 +76,32 @@ class Representation:
         Neighbours on the same interval are treated as one block: a hundred coordinates cost no more text than one.
         """
         parts = []
-        for ((low, high), turns), names in itertools.groupby(problem.box(), self._treatment(problem)):
-            block = together(tuple(names))
-            if turns:
+        for (low, high), kind, names in self._blocks(problem):
+            block = together(names)
+            if kind == "log":
+                middle, reach = 0.5 * math.log(low * high), 0.5 * math.log(high / low)
+                parts.append((ops.log(block) - middle) * (1.0 / reach))
+            elif kind == "mirrored":
+                across = _centred(block, low, high)
+                parts.append(2.0 * (across * across) - 1.0)
+            elif kind:
                 angle = (block - low) * (2.0 * math.pi / (high - low))
                 parts += [ops.cos(angle), ops.sin(angle)]
             elif self.scale_coords:
-                parts.append((block - 0.5 * (low + high)) * (2.0 / (high - low)))
+                parts.append(_centred(block, low, high))
             else:
                 parts.append(block)
         return parts[0] if len(parts) == 1 else ops.features(parts)
 
-    def _treatment(self, problem: Problem) -> Callable[[str], tuple[tuple[float, float], str]]:
-        """Coordinate -> (its interval, its name if it is periodic): what coordinates of one block have in common."""
-        box, periodic = problem.box(), problem.periodic if self.hard else ()
-        return lambda c: (box[c], c if c in periodic else "")
+    def _blocks(self, problem: Problem) -> Iterator[tuple[tuple[float, float], str, tuple[str, ...]]]:
+        """(interval, treatment, coordinates) of neighbours that are treated alike. Periodic ones are by themselves."""
+        box, kinds = problem.box(), dict.fromkeys(problem.coords, "")
+        if self.hard:
+            kinds |= {c: f"periodic {c}" for c in problem.periodic} | dict.fromkeys(problem.symmetry, "mirrored")
+        if self.scale_coords:
+            kinds |= {c: "log" for c, scale in parameters.parameters(problem).items() if scale == "log"}
+        for (bounds, kind), names in itertools.groupby(box, lambda c: (box[c], kinds[c])):
+            yield bounds, kind, tuple(names)
 
     def _nested(self, ops: Any, params: Mapping[str, Array], at: Inputs, problem: Problem) -> Jet:
         """The channels of a network without Jets, by nested differentiation with respect to physical coordinates.
@@ -108,6 +127,11 @@ class Representation:
         return Jet(plan, [*(channels[i] for i in plan.indices), *laplacian])
 
 
+def _centred(x: Any, low: float, high: float) -> Any:
+    """[low, high] -> [-1, 1]"""
+    return (x - 0.5 * (low + high)) * (2.0 / (high - low))
+
+
 def ansatz(
     problem: Problem,
     ops: JetOps,
@@ -119,6 +143,7 @@ def ansatz(
     """The fields after the problem's ansatz (the method marked @hard), where it has one."""
     if not problem.ansatz_name():
         return dict(fields)
+    problem = parameters.at(problem, at)
     unknowns = {u: ops.ops.reshape(params[UNKNOWN + u], (1, 1)) for u in problem.unknowns}
     given = getattr(problem, problem.ansatz_name())(AnsatzField(ops, problem, {**unknowns, **fields}, at))
     return {**fields, **{name: _jet(plan, value, at) for name, value in replaced(problem, given).items()}}
@@ -166,3 +191,10 @@ class AnsatzField(Field):
 
     def _laplacian(self, field: str) -> Any:
         raise UserError("an ansatz is made of values, not of derivatives")
+
+    def _distance(self, shape: Shape, part: str, normalised: bool) -> Any:
+        at = [self._column(c) for c in spatial(self._problem)]
+        if isinstance(at[0], Jet):
+            return distance(shape, part, self.ops, at, normalised)
+        remains_of(shape, part)
+        return at[0] * 0.0 + 1.0  # a dry run, where nobody looks at the numbers

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, Literal
 
@@ -30,6 +30,16 @@ def sample_box(
         name: np.clip(low + (high - low) * unit[:, i], low, high)  # rounding must not leave the domain
         for i, (name, (low, high)) in enumerate(box.items())
     }
+
+
+def dealt(count: int, shares: Sequence[float]) -> list[int]:
+    """`count` split in proportion to `shares`: rounded down, the rest to the largest remainders."""
+    exact = [count * s / sum(shares) for s in shares]
+    parts = [int(e) for e in exact]
+    by_remainder = sorted(range(len(exact)), key=lambda i: parts[i] - exact[i])
+    for i in by_remainder[: count - sum(parts)]:
+        parts[i] += 1
+    return parts
 
 
 def _uniform(d: int, count: int, rng: np.random.Generator) -> NDArray[np.float64]:

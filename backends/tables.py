@@ -37,6 +37,18 @@ def read_table(path: Path, names: Sequence[str]) -> dict[str, Column]:
     return columns
 
 
+def names_in(path: Path) -> tuple[str, ...]:
+    """The names of all columns; empty where the file can't be read (`read_table` says why)."""
+    try:
+        if path.suffix.lower() == ".npz":
+            with np.load(path, allow_pickle=False) as archive:
+                return tuple(archive.files)
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            return tuple(cell.strip() for cell in next(csv.reader(file), []))
+    except (OSError, ValueError, csv.Error, zipfile.BadZipFile):
+        return ()
+
+
 def _refused(message: str) -> UserError:
     return UserError(message, path="data.path")
 

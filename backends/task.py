@@ -239,6 +239,10 @@ class Parts:
     """Relative paths in the file are relative to this."""
     workers: int = 1
 
+    coords: Mapping[str, Any] = field(default_factory=dict)
+    """Float fields that are inputs of the network: name -> `backends.parameters.Range`."""
+    geometry: Any = None
+    """The file of the domain's shape, where the experiment names one (`backends.geometry.files.GeometryFile`)."""
 
 class TaskSpec(Leaf):
     """A task as the file describes it (`task: {kind: …}`); problems derive from it."""

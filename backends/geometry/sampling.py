@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from backends.errors import UserError, nearest
 from backends.geometry.shape import Patch, Points, Shape
 from backends.names import NORMAL
-from backends.samplers import Sampler, sample_box
+from backends.samplers import Sampler, dealt, sample_box
 
 PROBES, PATCH_PROBES = 2**14, 2**12
 """Points by which the filled share of a bounding box, and what is left of a patch, are measured."""
@@ -39,7 +39,7 @@ def filled(shape: Shape) -> float:
     extent = float(np.prod(np.maximum(high - low, 0.0)))
     whole = shape.volume
     if whole is not None:
-        return whole / extent
+        return 1.0 if abs(whole - extent) < 1e-12 * extent else whole / extent
     share = 0.0
     for count in (PROBES, 16 * PROBES) if extent > 0 else ():
         rng = np.random.default_rng(0)
@@ -74,7 +74,7 @@ def boundary(shape: Shape) -> tuple[Remains, ...]:
     found = []
     for patch in shape.patches():
         unit = _uniform(patch.free, PATCH_PROBES if patch.free else 1, np.random.default_rng(0))
-        if isinstance(shape, type(patch.leaf)) and shape == patch.leaf:
+        if shape == patch.leaf:
             share = 1.0
         else:
             share = float(np.mean(_outer(shape, patch, *patch.place(unit))[0]))
@@ -109,19 +109,43 @@ def inside(
     sampler: Sampler,
     rng: np.random.Generator,
     beside: Mapping[str, Interval] | None = None,
+    fixed: Mapping[str, float] | None = None,
 ) -> Columns:
-    """`count` points inside, a column per axis and one per name of `beside`. Raises UserError."""
+    """`count` points inside, a column per axis and one per name of `beside`. Raises UserError.
+
+    `fixed`: axes along which the points lie at one value, a cut through the shape (with what it touches: a wall).
+    """
+    cut = dict(fixed or {})
     low, high = shape.bounds()
-    box = dict(zip(names, zip(low, high, strict=True), strict=True)) | dict(beside or {})
-    share = filled(shape)
-    if share == 1.0 and isinstance(shape.volume, float):
-        return sample_box(box, count, sampler, rng)
+    space = {n: b for n, b in zip(names, zip(low, high, strict=True), strict=True) if n not in cut}
+    share = share_of_cut(shape, names, cut)
+    if share == 1.0:
+        return sample_box(space | dict(beside or {}), count, sampler, rng)
     refuse_grid(sampler)
+    if not share:
+        raise UserError(f"{', '.join(f'{n} = {v:g}' for n, v in cut.items())} does not meet the geometry")
+    box = space | dict(beside or {})
+    return _rejected(box, count, share, sampler, rng, lambda columns: _within(shape, names, columns, cut))
 
-    def kept(columns: Columns) -> NDArray[np.bool_]:
-        return shape.signed_distance(np.stack([columns[n] for n in names], 1)) < 0
 
-    return _rejected(box, count, share, sampler, rng, kept)
+def share_of_cut(shape: Shape, names: Sequence[str], fixed: Mapping[str, float]) -> float:
+    """The share of the bounding box's cut that the shape fills; 0 where they don't meet."""
+    if not fixed:
+        return filled(shape)
+    free = [n for n in names if n not in fixed]
+    unit = _uniform(len(free), PROBES if free else 1, np.random.default_rng(0))
+    box = dict(zip(names, zip(*shape.bounds(), strict=True), strict=True))
+    columns = {n: box[n][0] + (box[n][1] - box[n][0]) * unit[:, i] for i, n in enumerate(free)}
+    return float(np.mean(_within(shape, names, columns, fixed, len(unit))))
+
+
+def _within(
+    shape: Shape, names: Sequence[str], columns: Columns, fixed: Mapping[str, float], rows: int = 1
+) -> NDArray[np.bool_]:
+    rows = next((len(v) for v in columns.values()), rows)
+    points = np.stack([np.full(rows, fixed[n]) if n in fixed else columns[n] for n in names], 1)
+    distance = shape.signed_distance(points)
+    return distance <= SKIN * shape.size * 1e-3 if fixed else distance < 0
 
 
 def on_boundary(
@@ -148,16 +172,6 @@ def refuse_grid(sampler: Sampler) -> None:
     """A grid has no count of points in a shape."""
     if sampler == "grid":
         raise UserError("a geometry is not filled by the sampler grid; take sobol, which is as even")
-
-
-def dealt(count: int, shares: Sequence[float]) -> list[int]:
-    """`count` split in proportion to `shares`: rounded down, the rest to the largest remainders."""
-    exact = [count * s / sum(shares) for s in shares]
-    found = [int(e) for e in exact]
-    by_remainder = sorted(range(len(exact)), key=lambda i: found[i] - exact[i])
-    for i in by_remainder[: count - sum(found)]:
-        found[i] += 1
-    return found
 
 
 def _on_patch(
