@@ -8,6 +8,7 @@ from __future__ import annotations
 NAMES = (
     "overhead",
     "trainer",
+    "steps",
     "compilations",
     "startup",
     "weightings",

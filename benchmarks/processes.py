@@ -30,14 +30,17 @@ def clean(cache: Path | None = None) -> dict[str, str]:
     return kept | {"MPLBACKEND": "agg"} | ({"ORCHESTRATOR_CACHE": str(cache)} if cache else {})
 
 
-def call(function: str, backend: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """`function` ("module:name") of plain data to plain data, in a process of its own, set up for `backend`."""
+def call(
+    function: str, backend: str | None, arguments: Mapping[str, Any], variables: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """`function` ("module:name") of plain data to plain data, in a process of its own, set up for `backend` (None: for
+    none) and with these `variables` in its environment."""
     with tempfile.TemporaryDirectory(prefix="orchestrator-bench-") as folder:
         order, answer = Path(folder, "order.json"), Path(folder, "answer.json")
         order.write_text(json.dumps({"function": function, "arguments": dict(arguments)}), encoding="utf-8")
         subprocess.run(
             [sys.executable, "-m", "benchmarks.processes", str(order), str(answer)],
-            env=clean() | environment(backend, 1, "cpu"),
+            env=clean() | (environment(backend, 1, "cpu") if backend else {}) | dict(variables or {}),
             cwd=ROOT,
             check=True,
         )

@@ -157,7 +157,7 @@ def check(problem: Problem, network: Any, constraints: Any, framework: Any) -> N
 
 
 @given(problem=problems(), network=NETWORKS, constraints=st.sampled_from(["soft", "hard"]))
-@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 def test_random_residuals_are_differentiated_as_torch_does(problem: Problem, network: Any, constraints: Any):
     check(problem, network, constraints, by_torch)
 
@@ -186,7 +186,7 @@ def test_residuals_are_differentiated_as_jax_does(problem: Problem, network: Any
 
 @pytest.mark.slow
 @given(problem=problems(), network=NETWORKS, constraints=st.sampled_from(["soft", "hard"]))
-@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 def test_many_random_residuals_are_differentiated_as_both_frameworks_do(
     problem: Problem, network: Any, constraints: Any
 ):
