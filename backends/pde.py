@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,23 +16,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backends import pointwise
+from backends.conservation import law_sets, law_terms
 from backends.data import Observations, Solution
-from backends.errors import UserError, nearest
 from backends.domain import shape_of
+from backends.errors import UserError, nearest
 from backends.estimator import EstimatedLaplacian
 from backends.field import UNKNOWN, NetworkField, spatial
 from backends.given import observing, solution_in
-from backends.jets import Plan
 from backends.given_points import domain_of
+from backends.jets import Plan
+from backends.laws import chosen, numbers
 from backends.pde_adapt import Pointwise
 from backends.pde_build import Sets, check_ansatz, constants_of, recordings, representation, sets, terms_of
 from backends.pde_estimate import VARIANCE, Estimator, Look, estimator, kinds, with_numbers
 from backends.pde_pictures import pictures
 from backends.points import PointFeed
+from backends.projection import Projection
 from backends.randomness import generator
 from backends.recorder import Recording, evaluate
+from backends.reductions import Reduction
 from backends.reference import reference
-from backends.regions import draw, faces
+from backends.regions import Region, draw, faces
 from backends.representation import Representation
 from backends.spec import structure
 from backends.task import Batches, Context, Parts, Picture, Predict, Reference, Term
@@ -59,6 +63,10 @@ class PdeTask:
     """The solution in the user's file, which goes before the problem's own."""
     estimate: Estimator | None = None
     """Of Laplacians in training; None: exact."""
+    reductions: Mapping[str, Reduction] = field(default_factory=dict)
+    """Of the batches whose samples stand for many points: how the values there become one per sample."""
+    projection: Projection | None = None
+    """The laws that predictions are made to fulfil."""
 
     @property
     def unknowns(self) -> dict[str, float]:
@@ -76,7 +84,8 @@ class PdeTask:
         weights = tuple(w.signature for w in self.pointwise.values())
         scaling = (r.hard, r.scale_coords, tuple(sorted(r.scales.items())), shape_of(self.problem))
         chunks = tuple(sorted(self.sets.chunks.items()))
-        return problem, network, scaling, plans, self.terms, chunks, self.estimate, weights
+        reductions = tuple((batch, r.signature) for batch, r in self.reductions.items())
+        return problem, network, scaling, plans, self.terms, chunks, self.estimate, weights, reductions
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -100,7 +109,7 @@ class PdeTask:
         self, ops: Any, params: Mapping[str, Array], batch: str, columns: Mapping[str, Array], context: Context
     ) -> Mapping[str, Array]:
         recording, look = self.recordings[batch], self._look(ops, params, batch, columns, context)
-        if self.estimate and recording.laplacians:
+        if self.estimate and recording.laplacians and batch not in self.reductions:
             return self.estimate.values(ops, look, columns, recording, context)
         return look(recording.plan, None)
 
@@ -145,7 +154,7 @@ class PdeTask:
 
     def width(self, batch: str) -> int:
         recording = self.recordings[batch]
-        points = 2 if recording.region.periodic else 1
+        points = recording.region.points
         plan = self.estimate.plan(recording) if self.estimate else recording.plan
         return plan.size * self.representation.network.widest() * points
 
@@ -163,7 +172,7 @@ class PdeTask:
         largest = max(self.sets.counts.values())
         out = {}
         for batch, recording in self.recordings.items():
-            pieces = 1 if recording.region.at else len(faces(self.problem, recording.region))
+            pieces = 1 if recording.region.at or recording.region.nodes else len(faces(self.problem, recording.region))
             n = max(pieces, math.ceil(count * self.sets.counts[batch] / largest))
             rng = generator(0, "held out", batch)
             out[batch] = draw(self.problem, recording.region, recording.exact, n, "uniform", rng)
@@ -193,7 +202,8 @@ class PdeTask:
 
     def _bound(self, context: Context) -> tuple[Problem, Representation]:
         """Problem and network as one call sees them: with traced constants (not validated), buffers, noise."""
-        problem = self.problem.model_copy(update=dict(context.constants))
+        given = {name: value for name, value in context.constants.items() if "/" not in name}  # those are laws'
+        problem = self.problem.model_copy(update=given)
         return problem, replace(self.representation, network=self.representation.network.bound(context))
 
     def _look(
@@ -202,7 +212,13 @@ class PdeTask:
         """The terms of a batch, raw, as a function of plan and directions."""
         recording, (problem, represented) = self.recordings[batch], self._bound(context)
 
+        def densities(of: Recording, points: Mapping[str, Array]) -> Mapping[str, Any]:
+            where = Region() if of.region.nodes else of.region
+            return evaluate(problem, of, NetworkField(represented, ops, params, points, of.plan, problem, where))
+
         def look(plan: Plan, along: Array | None) -> Mapping[str, Any]:
+            if reduction := self.reductions.get(batch):
+                return reduction.values(ops, problem, recording, columns, densities, context.constants)
             f = NetworkField(represented, ops, params, columns, plan, problem, recording.region, along)
             return evaluate(problem, recording, f)
 
@@ -236,19 +252,23 @@ def build(problem: Problem, parts: Parts) -> PdeTask:
         )
     found = recordings(problem)
     terms = terms_of(problem, found, hard)
+    laws, projected = chosen(problem, parts.conserve)
+    integrals, reductions = law_sets(problem, laws)
+    found, terms = found | integrals, (*terms, *law_terms(problem, laws, integrals))
     if not any(t.trained for t in terms):
         raise UserError("the hard constraints fulfil every term: nothing is left to train", path="constraints")
     if hard:
         check_ansatz(problem, found)
-    constants = constants_of(problem, found, hard)
+    constants = constants_of(problem, found, hard) | numbers(laws)
     points, estimate = sets(problem, parts, found, terms), None
     if isinstance(parts.laplacian, EstimatedLaplacian):
-        estimate = estimator(parts.laplacian, found, terms, spatial(problem))
+        pointed = {b: r for b, r in found.items() if b not in reductions}
+        estimate = estimator(parts.laplacian, pointed, terms, spatial(problem))
         terms = kinds(terms, estimate)
-        numbered = {b: with_numbers(s) if found[b].laplacians else s for b, s in points.samplings.items()}
+        numbered = {b: with_numbers(s) if b in pointed and found[b].laplacians else s for b, s in points.samplings.items()}
         points = replace(points, samplings=numbered)
     points.pointwise(found, terms)  # raises where points have nothing to weigh
-    return PdeTask(problem, representation(problem, parts), found, terms, constants, points, given, estimate)
+    return PdeTask(problem, representation(problem, parts), found, terms, constants, points, given, estimate, reductions, Projection.of(problem, projected))
 
 
 def _length(ops: Any, value: Array | tuple[Array, ...]) -> Array:

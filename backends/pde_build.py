@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 INSIDE, ELSEWHERE = 2000, 200
 """Points of a set that the file says nothing about: inside the box, and on a part of its boundary."""
+SAMPLES = 32
+"""The least samples of a set whose samples stand for many points (times of an integral)."""
 
 
 @dataclass(frozen=True)
@@ -186,6 +188,8 @@ def _sampling(problem: Problem, recording: Recording, key: str, points: Points |
             return _listed(problem, recording, listed, workers)
     single = single_points(problem, region)
     usual = single or (INSIDE if region.interior else ELSEWHERE)
+    if region.nodes and not single:
+        usual = max(SAMPLES, INSIDE // region.points)
     count = points.count if points and points.count else usual * workers if single else -(-usual // workers) * workers
     if count % workers:
         near = count - count % workers
@@ -199,12 +203,12 @@ def _sampling(problem: Problem, recording: Recording, key: str, points: Points |
     if region.interior and not adapt:
         adapt = parts.adapt
     sampler = points.sampler if points else "uniform"
+    if sampler == "grid" and shape_of(problem) is not None:
+        raise UserError("a geometry is not filled by a grid; take sobol, which is as even", path=f"{path}.sampler")
     uniform = partial(_drawn, problem, region, recording.exact, "uniform")
     sampling = Sampling(
         count,
         partial(_drawn, problem, region, recording.exact, sampler),
-    if sampler == "grid" and shape_of(problem) is not None:
-        raise UserError("a geometry is not filled by a grid; take sobol, which is as even", path=f"{path}.sampler")
         candidates=uniform if adapt and sampler == "grid" else None,
     )
     if adapt is None:

@@ -32,6 +32,8 @@ from backends.domain import declared, read_by
 from backends.errors import UserError
 from backends.geometry.sampling import remains_of
 from backends.geometry.shape import Shape
+from backends.laws import conserved, symmetric
+from backends.laws import mistakes as mistakes_in_laws
 from backends.marks import FULFILS, TERM, Mark, hard, loss, marked, residual
 from backends.names import Vocabulary
 from backends.parameters import bounds, parameters
@@ -40,7 +42,7 @@ from backends.problem_check import mistakes
 from backends.regions import PLACES, Box, Region
 from backends.task import Columns, Parts, TaskSpec
 
-__all__ = ["Problem", "hard", "loss", "residual"]
+__all__ = ["Problem", "conserved", "hard", "loss", "residual", "symmetric"]
 
 
 class Problem(TaskSpec):
@@ -83,7 +85,7 @@ class Problem(TaskSpec):
         super().__pydantic_init_subclass__(**kwargs)
         if not (cls.coords or cls.fields or cls.declared()):
             return  # a common root of the user's own problems
-        found = list(mistakes(cls, _OWN_NAMES))
+        found = list(mistakes(cls, _OWN_NAMES)) or list(mistakes_in_laws(cls))
         if found:
             raise UserError(f"{cls.__name__}: {'; '.join(found)}")
 

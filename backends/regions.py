@@ -23,6 +23,7 @@ from backends.errors import UserError
 from backends.geometry.sampling import inside, on_boundary, share_of_cut
 from backends.geometry.shape import Shape
 from backends.names import EXACT, NORMAL
+from backends.nodes import Nodes
 from backends.parameters import parameters, spread
 from backends.reference import solved
 from backends.samplers import Sampler, dealt, sample_box
@@ -48,16 +49,25 @@ class Region:
     """"boundary": the whole boundary of the geometry or the box in space; or the name of a part of the geometry's."""
     at: str = ""
     """The method of the problem that returns the columns."""
+    nodes: Nodes | None = None
+    """What one sample stands for, where that is more than a point."""
 
     @property
     def name(self) -> str:
-        """`interior`, `t=0`, `x=ends`, `boundary`, `sensors`: the name of the batch."""
+        """`interior`, `t=0`, `x=ends`, `boundary`, `sensors`, `integral(x=64)`: the name of the batch."""
+        if self.nodes:
+            return self.nodes.name
         places = (f"{c}={v}" if isinstance(v, str) else f"{c}={v:g}" for c, v in self.where)
         return self.at or self.on or ",".join(places) or "interior"
 
     @property
     def interior(self) -> bool:
-        return not (self.at or self.on or self.where)
+        return not (self.at or self.on or self.where or self.nodes)
+
+    @property
+    def points(self) -> int:
+        """Points that a sample stands for."""
+        return self.nodes.size if self.nodes else 2 if self.periodic else 1
 
     @property
     def periodic(self) -> str:
@@ -95,6 +105,8 @@ def faces(problem: Problem, region: Region) -> list[Face]:
 
 def single_points(problem: Problem, region: Region) -> int:
     """How many points a region has on which nothing is free (the start of an ODE: 1); 0 where something is."""
+    if region.nodes:
+        return 0 if region.nodes.free(problem) else 1
     pieces = faces(problem, region)
     return 0 if any(len(p.fixed) < len(problem.coords) for p in pieces) else len(pieces)
 
@@ -106,6 +118,8 @@ def draw(
 
     `exact`: the fields whose reference solution is wanted as columns `exact_<field>`.
     """
+    if region.nodes:
+        return with_exact(problem, region.nodes.draw(problem, count, sampler, rng), exact)
     columns = _own(problem, region, rng) if region.at else _drawn(problem, region, count, sampler, rng)
     return with_exact(problem, columns, exact)
 

@@ -11,12 +11,15 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from backends.spec import Adapt, Leaf, Points
+
+if TYPE_CHECKING:
+    from backends.laws import Conserve
 
 Array = Any
 """An array of whichever framework runs: numpy.ndarray, torch.Tensor, jax.Array (or a Jet of them)."""
@@ -49,6 +52,9 @@ class Term:
     only `Backend.evaluate` computes it. A batch without a trained term never appears in the feed."""
     groups: tuple[str, ...] = ()
     """The parameter groups of the file that its gradient reaches (`rest`: those in no group); empty: all."""
+    counted: bool = True
+    """Whether it is part of `validation/total`: not a law that the other terms imply, so that runs with and without it
+    can be compared."""
 
 
 def trained_terms(terms: Sequence[Term]) -> tuple[Term, ...]:
@@ -228,9 +234,15 @@ class Parts:
     """Keyed by term."""
     adapt: Adapt | None = None
     """Resampling of every interior set (a region of full dimension) that does not say its own."""
+    conserve: Mapping[str, Conserve] = field(default_factory=dict)
+    """The laws of the problem that the run upholds (`backends.laws`)."""
     data: Leaf | None = None
     reference: Leaf | None = None
     """The file of the solution, where the experiment names one (`backends.data.Solution`)."""
+    coords: Mapping[str, Any] = field(default_factory=dict)
+    """Float fields that are inputs of the network: name -> `backends.parameters.Range`."""
+    geometry: Any = None
+    """The file of the domain's shape, where the experiment names one (`backends.geometry.files.GeometryFile`)."""
     scale_coords: bool = True
     scale_fields: Mapping[str, float] = field(default_factory=dict)
     laplacian: Leaf | None = None
@@ -239,10 +251,6 @@ class Parts:
     """Relative paths in the file are relative to this."""
     workers: int = 1
 
-    coords: Mapping[str, Any] = field(default_factory=dict)
-    """Float fields that are inputs of the network: name -> `backends.parameters.Range`."""
-    geometry: Any = None
-    """The file of the domain's shape, where the experiment names one (`backends.geometry.files.GeometryFile`)."""
 
 class TaskSpec(Leaf):
     """A task as the file describes it (`task: {kind: …}`); problems derive from it."""
