@@ -67,6 +67,8 @@ class Settings:
     world: World = World()
     groups: Groups = field(default_factory=dict)
     """Parameter groups by name."""
+    trained_weights: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    """Parameters of a weighting, beside the task's own (`backends.weighting.uncertainty`)."""
     accumulate: int = 1
     """Draws of the feed per optimizer step, each a pass of its own over the network (see `drawn`)."""
     remat: bool = False

@@ -14,6 +14,7 @@ from backends.ops import NumpyOps
 from backends.randomness import generator
 from backends.spec import Precision
 from backends.task import Context, Task
+from backends.weighting.uncertainty import without
 
 Array = Any
 NEEDS_ROWS = "sample"
@@ -39,6 +40,7 @@ class Trained:
     ) -> Trained:
         """From the arrays that a backend saved (`Backend.arrays`). Raises UserError where they are another task's."""
         groups = {g: {k.removeprefix(g): v for k, v in arrays.items() if k.startswith(g)} for g in _GROUPS}
+        groups["params/"] = without(groups["params/"])
         ours = task.init(generator(0, "init"))  # also makes a user's own module
         for name in sorted(ours.keys() | groups["params/"].keys()):
             there, here = (np.shape(p[name]) if name in p else None for p in (groups["params/"], ours))

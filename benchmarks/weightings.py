@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backends.weighting import Weighting
+from backends.weighting.uncertainty import log_variances
 from benchmarks.results import Section, page, table
 from orchestrator.assemble import assemble
 from orchestrator.config import Experiment
@@ -28,6 +29,7 @@ WEIGHTINGS: dict[str, dict[str, Any]] = {
     "gram": {"kind": "gram", "every": EVERY},
     "gram, equal rates": {"kind": "gram", "every": EVERY, "objective": "equal_rates"},
     "gradnorm": {"kind": "gradnorm", "every": EVERY},
+    "uncertainty": {"kind": "uncertainty", "every": EVERY},
     "dual_ascent": {"kind": "dual_ascent", "every": EVERY, "tolerances": {"ic": 1e-3, "bc": 1e-3}, "growth": 2.0},
     "schedule": {
         "kind": "schedule",
@@ -73,7 +75,9 @@ def losses(backend: str, weights: dict[str, Any]) -> tuple[NDArray[np.float64], 
         after = step + EVERY
         if weighting.every and after < STEPS:
             seen = {"losses": found[-1][-1]}
-            if wanted := weighting.needs - {"losses"}:
+            if "log_variances" in weighting.needs:
+                seen["log_variances"] = log_variances(run.parameters(state), weighting.terms)
+            if wanted := weighting.needs - seen.keys():
                 seen |= run.probe(state, wanted, feed, after, knobs.table(stage, after, after, 1)[0])
             knobs.values.update({f"weight/{k}": v for k, v in weighting.update(after, seen).items()})
     last = knobs.now(stage, STEPS - 1, STEPS - 1)

@@ -62,6 +62,7 @@ def assemble(
         optimizers={s.name: s.load(folder, experiment.backend) for s in stages if isinstance(s, CustomOptimizer)},
         process=own.load(folder) if (own := experiment.gradients.custom) else None,
         groups=experiment.groups,
+        trained_weights=experiment.weights.trained([t.name for t in task.terms if t.trained]),
         accumulate=experiment.accumulate,
         remat=experiment.remat,
         capacity=CAPACITY,

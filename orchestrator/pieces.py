@@ -17,6 +17,7 @@ from backends.points import PointFeed
 from backends.protocol import Steps, World
 from backends.task import Feed
 from backends.weighting import Weighting
+from backends.weighting.uncertainty import log_variances
 from orchestrator.assemble import Assembled
 from orchestrator.folder import RunFolder
 from orchestrator.hooks import Status, call
@@ -141,7 +142,10 @@ class Pieces:
         if not due(at.step, self.weighting.every):
             return
         seen: dict[str, Any] = {"losses": steps.losses[-1]}
-        wanted = self.weighting.needs - {"losses"}
+        if "log_variances" in self.weighting.needs:
+            parameters = self.made.backend.parameters(live.state)
+            seen["log_variances"] = log_variances(parameters, self.weighting.terms)
+        wanted = self.weighting.needs - seen.keys()
         if wanted:
             row = self.knobs.table(self.made.stages[at.stage], at.step, at.within, 1)[0]
             seen.update(self.made.backend.probe(live.state, wanted, self.drawn, at.step, row))

@@ -11,6 +11,7 @@ from backends.errors import StorageFailed, UserError
 from backends.networks.custom import CustomNetwork
 from backends.pointwise import PREFIX
 from backends.randomness import generator
+from backends.weighting.uncertainty import PREFIX as WEIGHTING
 from orchestrator import build
 from orchestrator.config import Experiment
 from orchestrator.folder import find
@@ -70,8 +71,8 @@ def shapes(arrays: Mapping[str, Any]) -> Shapes:
 
 
 def taken_over(name: str) -> bool:
-    """Whether a start takes over this array: parameters and buffers, not the weights of that run's points."""
-    return name.startswith(GROUPS) and not name.startswith(f"aux/{PREFIX}")
+    """Whether a start takes over this array: parameters and buffers, not the weights of that run's points and terms."""
+    return name.startswith(GROUPS) and not name.startswith((f"aux/{PREFIX}", f"params/{WEIGHTING}"))
 
 
 def refuse_misfits(theirs: Shapes, ours: Shapes) -> None:

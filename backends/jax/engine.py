@@ -26,6 +26,7 @@ from backends.jax.steps import STEPS
 from backends.protocol import Settings, Steps, kernel_samples, samples_key
 from backends.stages import Stage
 from backends.task import Batches, Columns, Draw, Feed, Task
+from backends.weighting import uncertainty
 
 Tree = dict[str, Any]
 PIECE = 2**16
@@ -46,6 +47,7 @@ class JaxBackend:
     name = "jax"
 
     def __init__(self, task: Task, stages: Sequence[Stage], settings: Settings) -> None:
+        task = uncertainty.beside(task, settings.trained_weights)
         self._task, self._stages, self._settings = task, tuple(stages), settings
         self._device = device_of(settings.device)
         self._world = settings.world

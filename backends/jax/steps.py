@@ -25,6 +25,7 @@ from backends.jax.program import Program
 from backends.jax.samples import axes, of_step
 from backends.stages import GaussNewton
 from backends.task import Context
+from backends.weighting import uncertainty
 
 Array = Any
 Tree = dict[str, Any]
@@ -116,9 +117,11 @@ def _first_order(
     """One step; where loss or gradient is not finite, the state as it was (but for the loss scale of float16)."""
     scaled = program.compute == "float16"
     scale = {part: state["optimizer"][part] for part in scaling.PARTS} if scaled else {}
+    weights = uncertainty.weighed(OPS, state["params"], _weights(knobs))
     losses, gradient, aux = loss_and_gradient(
-        program, state["params"], _weights(knobs), context, batches, drawn=drawn, scale=scale.get(scaling.SCALE)
+        program, state["params"], weights, context, batches, drawn=drawn, scale=scale.get(scaling.SCALE)
     )
+    gradient |= _of_weights(program, state["params"], losses)
     aux = pointwise.advanced(OPS, program.task, aux, knobs, program.world)
     losses_ok, gradient_ok = _finite(losses), jnp.all(jnp.stack([_finite(g) for g in gradient.values()]))
     later_ok = jnp.ones((), jnp.bool_)  # of what the user's own code makes of a gradient
@@ -174,6 +177,12 @@ def _second_order(
     counts = dict(zip(quasi.COUNTS, optimizer["counts"].astype(jnp.float64), strict=True))
     row = {"losses": losses, "ok": ok, "evaluations": evaluations, "ended": jnp.where(ok, ended, quasi.GOING_ON)}
     return new, row | counts
+
+
+def _of_weights(program: Program, params: Tree, losses: Array) -> Tree:
+    """The gradient of log-variances that are trained, by parameter; empty where there are none."""
+    by_term = dict(zip(program.trained, losses, strict=True)) if uncertainty.has(params) else {}
+    return program.split(uncertainty.slopes(OPS, params, by_term))[0]
 
 
 def _weights(knobs: Mapping[str, Array]) -> Tree:

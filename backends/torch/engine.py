@@ -25,7 +25,7 @@ from backends.protocol import (
 )
 from backends.randomness import generator
 from backends.scaling import SCALE, SKIPPED
-from backends.stages import FIRST_ORDER, QUASI_NEWTON, SsBroyden, Stage
+from backends.stages import FIRST_ORDER, SECOND_ORDER, SsBroyden, Stage
 from backends.task import Batches, Columns, Feed, Task, trained_terms
 from backends.torch import kernel, own_optimizer, quasi_newton
 from backends.torch.device import DTYPES, HALVES, fetch, own_generator, put, set_threads, slow_half
@@ -37,6 +37,7 @@ from backends.torch.samples import Batch, Holder
 from backends.torch.state import Arrays, Format, State, converted
 from backends.torch.tracing import Functions
 from backends.torch.update import Update
+from backends.weighting import uncertainty
 
 COMPILE_S = 4.0
 """What a compilation costs, in seconds: `compile: auto` compiles a stage that gains more."""
@@ -56,6 +57,7 @@ class TorchBackend:
 
     def __init__(self, task: Task, stages: Sequence[Stage], settings: Settings) -> None:
         set_threads()
+        task = uncertainty.beside(task, settings.trained_weights)
         self.task, self.stages, self.settings = task, tuple(stages), settings
         self._holder = Holder(task, settings.world, settings.device, settings.accumulate)
         self._programs: dict[int, Program] = {}
@@ -116,7 +118,7 @@ class TorchBackend:
         batches = self._holder.batches(feed, draw, n, state.dtype)
         program = self._program(state.stage, batches)
         row = program.objective.row
-        if isinstance(self.stages[state.stage], QUASI_NEWTON):
+        if isinstance(self.stages[state.stage], SECOND_ORDER):
             # A line search compares losses of one sample: its noise changes with the samples, not with the step.
             stamps = [samples_key(draw, step + i) for i in range(n)]
             return state, quasi_newton.iterate(program, state, batches, self._rows(row, knobs[:n], stamps), stamps)
@@ -132,7 +134,7 @@ class TorchBackend:
         draw = drawn(feed, step, 1, self.settings.accumulate)
         batches = self._holder.batches(feed, draw, 1, state.dtype)
         program = self._program(state.stage, batches)
-        count = samples_key(draw, step) if isinstance(self.stages[state.stage], QUASI_NEWTON) else step
+        count = samples_key(draw, step) if isinstance(self.stages[state.stage], SECOND_ORDER) else step
         (row,) = torch.unbind(self._rows(program.objective.row, np.atleast_2d(knobs), [count]), 0)
         found, kernels = {}, kernel_samples(what)
         if what - set(kernels):
@@ -231,7 +233,8 @@ class TorchBackend:
             row = Row(columns_of(chosen, self.task, s.clip, s.groups, s.noise))
             reaches = tuple(self._grouping.reach(t) for t in self._terms)
             compute = HALVES.get(getattr(chosen, "compute", None))
-            objective = Objective(self.task, self._terms, self._layout, row, s.world, reaches, compute, s.remat)
+            own = bool(s.trained_weights) and hasattr(chosen, "lr")
+            objective = Objective(self.task, self._terms, self._layout, row, s.world, reaches, compute, s.remat, own)
             gain = {"always": np.inf, "never": 0.0, "auto": self._gain_s(chosen, batches)}[s.compile]
             self._programs[stage] = Program(
                 chosen,

@@ -24,6 +24,7 @@ from backends.torch.device import default_dtype
 from backends.torch.layout import Layout
 from backends.torch.ops import OPS
 from backends.torch.process_group import total
+from backends.weighting import uncertainty
 
 Tensor = torch.Tensor
 Tensors = Mapping[str, Tensor]
@@ -69,6 +70,8 @@ class Objective:
     compute: torch.dtype | None = None
     """Half precision of network and derivatives."""
     remat: bool = False
+    trains_weights: bool = False
+    """Whether this stage trains log-variances of the terms (`backends.weighting.uncertainty`)."""
 
     def add(
         self,
@@ -103,7 +106,10 @@ class Objective:
                 sums = [([found[t.name]] if t.name in found else [], r) for t, r in self._reaching()]
                 slopes = [g for terms, reach in sums for g in _slopes(terms, free, reach).values()]
             else:
-                weighted = {name: knobs[f"weight/{name}"] * value for name, value in found.items()}
+                weights = {name: knobs[f"weight/{name}"] for name in found}
+                if self.trains_weights:
+                    weights = uncertainty.weighed(OPS, {**frozen, **self.layout.views(x)}, weights)
+                weighted = {name: weights[name] * value for name, value in found.items()}
                 slopes = list(self._together(weighted, free, scale).values())
         losses = torch.stack([found[t.name].detach() if t.name in found else x.new_zeros(()) for t in self.terms])
         return torch.cat([losses, *(g.reshape(-1) for g in slopes)]), dict(aux)
@@ -121,6 +127,14 @@ class Objective:
             found = _slopes(chosen, free, reach, scale)
             whole = {name: whole[name] + g for name, g in found.items()} if whole else found
         return whole
+
+    def of_weights(self, g: Tensor, x: Tensor, frozen: Tensors, losses: Tensor) -> Tensor:
+        """The flat gradient with that of the log-variances, where they are trained: it follows from the losses."""
+        if not self.trains_weights:
+            return g
+        by_term = dict(zip((t.name for t in self.terms), torch.unbind(losses), strict=True))
+        found = uncertainty.slopes(OPS, {**frozen, **self.layout.views(x)}, by_term)
+        return torch.cat([found.get(name, slope).reshape(-1) for name, slope in self.layout.views(g).items()])
 
     def over_workers(self, flat: Tensor, aux: Tensors, before: Tensors) -> tuple[Tensor, dict[str, Tensor]]:
         """The sum of [losses, gradient] over all workers, and the mean of aux that changed, through one buffer."""

@@ -179,7 +179,11 @@ class Program:
             now: Tree,
         ) -> Tree:
             flat, new = self._contribution(work.rest.counts, each, x, frozen, start or aux, seed, [], fixed, row, now)
-            return self.objective.over_workers(flat + acc[0] if acc else flat, new, aux)
+            flat, new = self.objective.over_workers(flat + acc[0] if acc else flat, new, aux)
+            if not each and self.objective.trains_weights:
+                losses, g = flat[: len(self.objective.terms)], flat[len(self.objective.terms) :]
+                flat = torch.cat([losses, self.objective.of_weights(g, x, frozen, losses)])
+            return flat, new
 
         head = (work.x, work.state.frozen, work.state.aux, work.acc, work.aux, work.seed, work.rest.fixed)
         return self.bound("probe" if each else "gradient", gradient, head, (row,), work.rest)
@@ -199,7 +203,7 @@ class Program:
             )
             flat, new_aux = objective.over_workers(flat + acc[0] if acc else flat, new_aux, aux)
             losses, g, ok = flat[:terms], flat[terms:], torch.isfinite(flat).all()
-            g = g / factor[0] if factor else g
+            g = objective.of_weights(g / factor[0] if factor else g, x, frozen, losses)
             gradient_ok = torch.isfinite(g).all() if factor else ok  # before clipping makes it finite again
             knobs = objective.row.knobs(row, x.dtype)
             new_aux = pointwise.advanced(OPS, objective.task, new_aux, knobs, objective.world.size)

@@ -13,6 +13,7 @@ weights stay as they are.
     progress.py         relobralo, softadapt: from how each term gets on
     training_rates.py   gradnorm: from both
     dual.py             dual_ascent: constraints with tolerances
+    uncertainty.py      uncertainty: log-variances, trained beside the network
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from backends.weighting.progress import ReLoBRaLo, SoftAdapt
 from backends.weighting.schedule import Plan, ScheduledWeights
 from backends.weighting.strategy import Seen, State
 from backends.weighting.training_rates import GradNorm
+from backends.weighting.uncertainty import Uncertainty
 
 __all__ = [
     "AnyWeights",
@@ -49,6 +51,7 @@ __all__ = [
     "Seen",
     "SoftAdapt",
     "State",
+    "Uncertainty",
     "Weighting",
     "WeightsSpec",
     "check",
@@ -66,6 +69,7 @@ AnyWeights = (
     | ReLoBRaLo
     | SoftAdapt
     | DualAscent
+    | Uncertainty
 )
 WeightsSpec = Annotated[AnyWeights, Field(discriminator="kind")]
 """`weights:` of an experiment file."""

@@ -35,6 +35,10 @@ class Strategy(Leaf):
         """The weights before the first step."""
         return {"weights": {term: float(self.values.get(term, 1.0)) for term in terms}}
 
+    def trained(self, terms: Sequence[str]) -> dict[str, NDArray[np.float64]]:
+        """Parameters that the weighting has beside those of the task, by name; empty for most."""
+        return {}
+
     def named(self) -> dict[str, str]:
         """Every term that the file names, by the path where it does."""
         return {f"weights.values.{term}": term for term in self.values}

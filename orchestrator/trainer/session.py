@@ -22,6 +22,7 @@ from backends.own_model import Loss
 from backends.own_task import OwnTask
 from backends.protocol import Settings, Steps, finite_terms, precision_of
 from backends.weighting import Weighting
+from backends.weighting.uncertainty import without
 from orchestrator.assemble import ALONE, CAPACITY, Assembled
 from orchestrator.folder import RunFolder
 from orchestrator.hooks import Outcome
@@ -81,6 +82,7 @@ class Session:
             capacity=_capacity(feed, config, self.per_epoch),
             accumulate=config.gradient_accumulation,
             remat=config.gradient_checkpointing,
+            trained_weights=self.experiment.weights.trained(self.task.losses),
             warn=warn,
         )
         self._settings, self._module = settings, module
@@ -261,7 +263,7 @@ class Session:
         """The user's model with the present numbers."""
         backend, state = self.made.backend, self.live.state
         aux = split(backend.arrays(state)[0], "aux") if self._buffered else {}
-        return self.model.trained(backend.parameters(state), aux)
+        return self.model.trained(without(backend.parameters(state)), aux)
 
 
 def _first(feed: TrainFeed) -> dict[str, Any]:
