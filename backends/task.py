@@ -126,11 +126,12 @@ class Picture:
     the panels called `prediction` and `reference` share their colours, `error` has its own, diverging ones.
     `images`: `panels` = {row title: [count, height, width]}.
     `scatter`: `panels` = {title: [n, 3]} with x, y, colour; `axes` gives the two names.
+    `geometry`: `panels` = {name: [n, d] points or [n, 2 d] points and normals}; `axes` gives the d names.
     `lines`: `axes` has one entry, `panels` = {label: 1-d array}.
     """
 
     name: str
-    kind: Literal["field", "images", "scatter", "lines"]
+    kind: Literal["field", "images", "scatter", "lines", "geometry"]
     panels: Mapping[str, NDArray[Any]]
     axes: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     title: str = ""

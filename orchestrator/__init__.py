@@ -51,6 +51,8 @@ _HOME = {
     "residual": "backends.problem",
     "loss": "backends.problem",
     "hard": "backends.problem",
+    "conserved": "backends.problem",
+    "symmetric": "backends.problem",
     "Network": "backends.networks",
     "OrchestratorError": "backends.errors",
     "UserError": "backends.errors",
@@ -87,6 +89,7 @@ __all__ = [
     "check",
     "compare",
     "compare_backends",
+    "conserved",
     "delete",
     "export",
     "find",
@@ -99,12 +102,13 @@ __all__ = [
     "residual",
     "resume",
     "run",
+    "symmetric",
 ]
 
 if TYPE_CHECKING:
     from backends.errors import ConfigError, NonFinite, OrchestratorError, RunFailed, UserError
     from backends.networks import Network
-    from backends.problem import Problem, hard, loss, residual
+    from backends.problem import Problem, conserved, hard, loss, residual, symmetric
     from orchestrator.agree import compare as compare_backends
     from orchestrator.comparison import Comparison, compare
     from orchestrator.config import Experiment

@@ -15,10 +15,13 @@ from pydantic_core import PydanticCustomError
 
 from backends.data import DataSpec, Solution
 from backends.estimator import Derivatives
+from backends.geometry.files import GeometryFile
 from backends.gradients import Gradients
 from backends.groups import Group
+from backends.laws import Conserved
 from backends.networks import NetworkSpec
 from backends.networks.mlp import MLP
+from backends.parameters import Range
 from backends.periods import Period
 from backends.spec import Adapt, Clip, Leaf, Points, Precision
 from backends.stages import SsBroyden, Stage
@@ -119,8 +122,16 @@ class Experiment(Leaf):
     constraints: Literal["soft", "hard"] = "soft"
     """hard: initial and boundary conditions are built into the network's output (the problem's ansatz);
     soft: they are loss terms."""
+    conserve: Conserved = Field(default_factory=dict)
+    """Laws of the problem (its methods marked @conserved or @symmetric) that the run upholds: `[mass, energy]`, or
+    `{mass: {tolerance: 1e-3}, energy: projection}`."""
     points: PointSets = PointSets()
     """Collocation points per term of a PDE problem."""
+    coords: dict[str, Range] = Field(default_factory=dict)
+    """Float settings of a PDE problem that become inputs of the network, so that one network stands for the whole
+    family: `{nu: {range: [0.001, 0.1], scale: log}}`. Nothing is derived by them."""
+    geometry: GeometryFile | None = None
+    """The domain of a PDE problem as a mesh in a file, in place of the problem's own."""
     data: DataSpec | None = None
     """The data set of a task that learns from one, or what was measured of a PDE problem's fields."""
     reference: Solution | None = None

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from backends.protocol import Backend
-from backends.task import Batches, Columns, Reference, Task
+from backends.task import Batches, Columns, Predict, Reference, Task
 
 
 @dataclass(frozen=True)
@@ -33,11 +34,11 @@ class Yardstick:
         """`validation/<term>`, `validation/total`, and where there is a reference `error/l2`; unknown constants;
         `variance/<term>` of estimated terms."""
         terms = backend.evaluate(state, self.held_out)
-        scales = {t.name: t.scale for t in self.task.terms}
+        scales = {t.name: t.scale for t in self.task.terms if t.counted}
         metrics = {f"validation/{name}": value for name, value in terms.items()}
-        metrics["validation/total"] = sum(value / scales[name] for name, value in terms.items())
+        metrics["validation/total"] = sum(terms[name] / scale for name, scale in scales.items() if name in terms)
         if self.reference is not None:
-            values = backend.predict(state, tuple(self.reference.values), self.reference.points)
+            values = predictor(self.task, backend, state)(tuple(self.reference.values), self.reference.points)
             metrics.update(relative_errors(values, self.reference.values))
         metrics.update(self.task.readings(backend.parameters(state)))
         metrics.update(self._variances(backend, state))
@@ -71,10 +72,11 @@ def _ratio(wrong: float, size: float) -> float:
     return float(np.sqrt(wrong / size if size > 0 else wrong))
 
 
-def predictor(backend: Backend[Any], state: Any) -> Any:
-    """`predict(names, columns)` bound to a state."""
+def predictor(task: Task, backend: Backend[Any], state: Any) -> Predict:
+    """`predict(names, columns)` bound to a state, with the laws fulfilled on which the task projects."""
 
     def predict(names: Sequence[str], columns: Columns) -> Mapping[str, NDArray[np.float64]]:
         return backend.predict(state, tuple(names), columns)
 
-    return predict
+    projection = getattr(task, "projection", None)
+    return predict if projection is None else partial(projection.predict, predict)

@@ -21,6 +21,7 @@ from backends.names import NORMAL
 from backends.pde import RESIDUAL, PdeTask
 from backends.regions import draw, with_exact
 from orchestrator.assemble import Assembled, assemble
+from orchestrator.evaluate import predictor as of_task
 from orchestrator.folder import RunFolder, find, read_jsonl
 from orchestrator.reader import read_experiment
 from orchestrator.result import RunResult
@@ -72,7 +73,7 @@ class Predictor:
             given = _with_exact(task, given, names)
         elif ROW not in given and "image" in self.inputs:
             given[ROW] = np.arange(len(given[self.inputs[0]]), dtype=np.int64)
-        return self.made.backend.predict(self.state, tuple(names), given)
+        return dict(of_task(task, self.made.backend, self.state)(tuple(names), given))
 
     def outside(self, columns: Mapping[str, NDArray[Any]]) -> dict[str, int]:
         """Coordinate -> how many samples lie outside the domain that was trained on, where there are some."""

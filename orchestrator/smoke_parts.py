@@ -112,7 +112,7 @@ class Try:
 
         plan, state = self.plan, self.live.state
         samples = plan.feed.take(self.live.at.step, 1).fixed()
-        pictures = plan.task.pictures(predictor(plan.backend, state), samples)
+        pictures = plan.task.pictures(predictor(plan.task, plan.backend, state), samples)
         draw_all(pictures, self.folder, read_experiment(self.folder.experiment).experiment, self.live.at.step)
 
     def checkpoint(self) -> None:

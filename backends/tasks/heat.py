@@ -12,7 +12,7 @@ from scipy.optimize import brentq
 
 from backends.errors import UserError
 from backends.pde import PdeTask
-from backends.problem import Problem, hard, residual
+from backends.problem import Problem, conserved, hard, residual
 from backends.task import Columns, Parts
 
 
@@ -61,6 +61,14 @@ class Heat(Problem):
         if self.boundary == "neumann":
             return f.normal("u")
         return f.normal("u") + self.exchange * (f("u") - self.ambient)
+
+    @conserved(flux="outflow")
+    def content(self, f: Any) -> Any:
+        return f("u")
+
+    def outflow(self, f: Any) -> Any:
+        """Heat that leaves through an end, per time."""
+        return -self.diffusivity * f.normal("u")
 
     @hard("ic", "bc")
     def ansatz(self, f: Any) -> Any:

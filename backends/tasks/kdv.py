@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydantic import PositiveFloat
 
 from backends.errors import UserError
-from backends.problem import Problem, hard, residual
+from backends.problem import Problem, conserved, hard, residual
 from backends.task import Columns
 from backends.tasks.spectral import Evolution, etdrk4
 
@@ -48,6 +48,19 @@ class KdV(Problem):
     @residual(x="periodic")
     def bc(self, f: Any) -> Any:
         return tuple(high - low for low, high in f.ends("u", "u_x", "u_xx"))
+
+    @conserved(nodes=128, tolerance=1e-3)
+    def mass(self, f: Any) -> Any:
+        return f("u")
+
+    @conserved(nodes=128, tolerance=1e-3, by="scale")
+    def momentum(self, f: Any) -> Any:
+        return f("u") ** 2
+
+    @conserved(nodes=128, tolerance=1e-3, by="scale")
+    def energy(self, f: Any) -> Any:
+        u, u_x = f("u", "u_x")
+        return u**3 / 6.0 - 0.5 * self.dispersion**2 * u_x**2
 
     @hard("ic")
     def ansatz(self, f: Any) -> Any:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import PositiveFloat
 
-from backends.problem import Problem, hard, residual
+from backends.problem import Problem, conserved, hard, residual
 from backends.task import Columns
 
 
@@ -50,6 +50,11 @@ class Wave(Problem):
     @residual(x="ends")
     def bc(self, f: Any) -> Any:
         return f("u")
+
+    @conserved
+    def energy(self, f: Any) -> Any:
+        u_t, u_x = f("u_t", "u_x")
+        return 0.5 * (u_t**2 + self.speed**2 * u_x**2)
 
     @hard("ic", "ic_t", "bc")
     def ansatz(self, f: Any) -> Any:

@@ -238,7 +238,7 @@ def figure(
     clock = Clock()
     for _ in range(times):
         with suppress(Exception):  # a picture that fails is a warning of the run
-            drawn = plan.task.pictures(predictor(plan.backend, live.state), plan.feed.take(0, 1).fixed())
+            drawn = plan.task.pictures(predictor(plan.task, plan.backend, live.state), plan.feed.take(0, 1).fixed())
             draw_all(drawn, folder, experiment, plan.timeline.total)
         laps.append(clock.lap())
     return laps[0], laps[-1]
