@@ -17,7 +17,7 @@ from pydantic_core import PydanticCustomError
 from backends.custom_optimizer import CustomOptimizer
 from backends.errors import UserError, nearest
 from backends.spec import Leaf
-from backends.stages import QUASI_NEWTON, Stage
+from backends.stages import SECOND_ORDER, GaussNewton, Stage
 from backends.task import Term, trainable, trained_terms
 
 REST = "rest"
@@ -128,9 +128,15 @@ def columns(groups: Groups) -> tuple[str, ...]:
 
 
 def check_stages(groups: Groups, stages: Sequence[Stage], terms: Sequence[Term]) -> None:
-    """Raises UserError where a quasi-Newton stage, or a user's own optimizer, meets what only our optimizers can do."""
+    """Raises UserError where a second-order stage, or a user's own optimizer, meets what only our optimizers can do."""
     for i, stage in enumerate(stages):
-        searches, own = isinstance(stage, QUASI_NEWTON), isinstance(stage, CustomOptimizer)
+        if isinstance(stage, GaussNewton) and not any(t.kind == "residual" for t in trained_terms(terms)):
+            raise UserError(
+                f"the stage {stage.name!r} (gauss_newton) minimises a sum of squared residuals, and no trained term is "
+                "a residual; use `kind: lbfgs`, or a first-order stage",
+                path=f"stages.{i}.kind",
+            )
+        searches, own = isinstance(stage, SECOND_ORDER), isinstance(stage, CustomOptimizer)
         if not (searches or own):
             continue
         what = f"the stage {stage.name!r} ({stage.kind}) minimises one loss over all its parameters at once"

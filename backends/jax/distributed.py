@@ -92,6 +92,11 @@ def total(x: Array) -> Array:
     return jax.lax.psum(x, WORKERS)
 
 
+def gathered(x: Array) -> Array:
+    """The rows of all workers one after the other, inside the step."""
+    return jax.lax.all_gather(x, WORKERS, tiled=True)
+
+
 @partial(jax.jit, static_argnums=1)
 def _largest(values: Array, size: int) -> Array:
     largest = jnp.max(values)

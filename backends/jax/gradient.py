@@ -39,12 +39,13 @@ def loss_and_gradient(
     *,
     drawn: Collection[str] = (),
     scale: Array | None = None,
+    sloped: bool = True,
 ) -> tuple[Array, Tree, Tree]:
     """(losses [trained terms], gradient of the weighted sum by parameter, new values of aux).
 
     `weights` may leave terms out: they are then neither computed nor part of the gradient, their loss is 0. `drawn`:
     the batches with samples of their own at every step. `scale`: the loss is multiplied by it for the backward pass,
-    the gradient divided by it at the end.
+    the gradient divided by it at the end. Without `sloped` the gradient is not computed, and zero.
     """
     free, held = program.split(params)
     names = program.trained
@@ -56,6 +57,7 @@ def loss_and_gradient(
     gradient: Tree = {}
     aux = dict(context.aux)
     touched: set[str] = set()
+    like = free if sloped else {}
     for batch, columns in batches.items():
         wanted = {t: weights[t] for t in program.terms_of(batch) if t in weights}
         if not wanted:
@@ -63,8 +65,10 @@ def loss_and_gradient(
         samples = _count(columns)
         function = _batch_loss(program, held, batch, wanted, context, samples * program.world, touched, scale)
         chunk = passes(program, batch, samples, batch in drawn)
-        slopes = partial(_slopes, function, [program.reaches[t] for t in wanted])
-        found, slope, aux = _accumulated(program, slopes, len(wanted), free, aux, columns, chunk)
+        slopes = partial(_level, function)
+        if sloped:
+            slopes = partial(_slopes, function, [program.reaches[t] for t in wanted])
+        found, slope, aux = _accumulated(program, slopes, len(wanted), free, aux, columns, chunk, like)
         losses = losses.at[jnp.array([names.index(t) for t in wanted])].add(found)
         gradient = jax.tree.map(jnp.add, gradient, slope) if gradient else slope
     gradient = gradient or jax.tree.map(jnp.zeros_like, free)
@@ -157,6 +161,12 @@ def _slopes(
     return found, {name: gradient.get(name, jnp.zeros_like(value)) for name, value in free.items()}, aux
 
 
+def _level(function: BatchLoss, free: Tree, aux: Tree, columns: Columns) -> tuple[Array, Tree, Tree]:
+    """(shares, no gradient, new aux)."""
+    _, (found, aux) = function(free, aux, columns)
+    return found, {}, aux
+
+
 def _summed(function: BatchLoss) -> Callable[[Tree, Tree, Columns], tuple[Array, Any]]:
     def total(free: Tree, aux: Tree, columns: Columns) -> tuple[Array, Any]:
         weighted, rest = function(free, aux, columns)
@@ -201,9 +211,9 @@ def _updates(aux: Tree, updates: Mapping[str, Array]) -> Tree:
 
 
 def _accumulated(
-    program: Program, slopes: Slopes, terms: int, free: Tree, aux: Tree, columns: Columns, chunk: int
+    program: Program, slopes: Slopes, terms: int, free: Tree, aux: Tree, columns: Columns, chunk: int, like: Tree
 ) -> tuple[Array, Tree, Tree]:
-    """Losses, gradient and aux of one batch, in passes of `chunk` samples."""
+    """Losses, gradient (a tree as `like`) and aux of one batch, in passes of `chunk` samples."""
     samples = _count(columns)
     if chunk == samples:
         return slopes(free, aux, columns)
@@ -213,7 +223,7 @@ def _accumulated(
         found, slope, aux = slopes(free, aux, part)
         return (losses + found, jax.tree.map(jnp.add, gradient, slope), aux), None
 
-    zero = (jnp.zeros(terms, program.dtype), jax.tree.map(jnp.zeros_like, free), aux)
+    zero = (jnp.zeros(terms, program.dtype), jax.tree.map(jnp.zeros_like, like), aux)
     parts = {k: v.reshape(samples // chunk, chunk, *v.shape[1:]) for k, v in columns.items()}
     return jax.lax.scan(one_pass, zero, parts)[0]
 

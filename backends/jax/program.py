@@ -15,7 +15,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from backends import scaling
+from backends import quasi, scaling
 from backends.custom_optimizer import OwnOptimizer
 from backends.errors import UserError, nearest
 from backends.gradients import Process
@@ -23,7 +23,7 @@ from backends.groups import Grouping, check_stages
 from backends.protocol import Settings, columns_of, precision_of
 from backends.randomness import generator
 from backends.spec import Precision
-from backends.stages import Lbfgs, SsBroyden, Stage
+from backends.stages import SECOND_ORDER, GaussNewton, Lbfgs, SsBroyden, Stage
 from backends.task import Task, trained_terms
 
 Array = Any
@@ -45,8 +45,8 @@ class Program:
     """Of the stage; empty in functions that only read a state."""
     method: str = ""
     """Of the stage: its kind, with the choices that shape the program."""
-    stage: Lbfgs | SsBroyden | None = None
-    """A quasi-Newton stage without name and length: its memory, searches and tolerance shape the program."""
+    stage: Lbfgs | SsBroyden | GaussNewton | None = None
+    """A second-order stage without name, length and knobs: its memory, searches and tolerance shape the program."""
     columns: tuple[str, ...] = ()
     """Of the knob table."""
     grouping: Grouping = Grouping()  # noqa: RUF009 (frozen)
@@ -94,6 +94,8 @@ class Program:
     @property
     def readings(self) -> tuple[str, ...]:
         """Further numbers of each step (`Steps.readings`)."""
+        if self.stage is not None:
+            return quasi.COUNTS
         return (scaling.SCALE, scaling.SKIPPED) if self.compute == "float16" else ()
 
     def split(self, params: Mapping[str, Array]) -> tuple[Tree, Tree]:
@@ -156,8 +158,9 @@ def programs(task: Task, stages: Sequence[Stage], settings: Settings) -> tuple[P
         settings.warn("half precision on a CPU saves memory, seldom time: compare with a float32 stage")
     for stage in stages:
         structure = None
-        if isinstance(stage, Lbfgs | SsBroyden):
-            structure = stage.model_copy(update={"name": stage.kind, "steps": 1})
+        if isinstance(stage, SECOND_ORDER):
+            knobs = {name: type(stage).model_fields[name].default for name in stage.knob_fields}
+            structure = stage.model_copy(update={"name": stage.kind, "steps": 1, **knobs})
         found.append(
             Program(
                 identity,

@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 
 from backends.custom_optimizer import refuse_foreign
 from backends.errors import UserError, nearest
-from backends.jax import quasi_newton, update
+from backends.jax import gauss_newton, quasi_newton, update
 from backends.jax.program import Program
 from backends.jax.samples import cast
 from backends.randomness import generator
+from backends.stages import GaussNewton
 
 Tree = dict[str, Any]
 
@@ -37,6 +38,8 @@ def entered(program: Program, state: Mapping[str, Any]) -> Tree:
     free, _ = program.split(params)
     if program.stage is None:
         optimizer = update.init(program, free)
+    elif isinstance(program.stage, GaussNewton):
+        optimizer = gauss_newton.init(program.stage, free)
     else:
         optimizer = quasi_newton.init(program.stage, program.task, free)
     return {

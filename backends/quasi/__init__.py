@@ -10,8 +10,8 @@ inside `lax.fori_loop` or in Python alike. `vg(x) -> (losses [terms], f [], g [n
 compiled ones to `iteration`.
 
 State (arrays of x's dtype): `f`, `g`, `losses` at x, as computed under `key` where `stored`; `decrease` of f in the
-last iteration (0: unknown); `fresh` = 1 where H is the unit matrix; `failures` of the line search in a row; and H
-itself: `H` (Broyden) or `S`, `Y`, `R_inverse`, `YY`, `gamma` (L-BFGS).
+last iteration (0: unknown); `fresh` = 1 where H is the unit matrix; `failures` of the line search in a row; `counts`
+[4] over the stage (`COUNTS`); and H itself: `H` (Broyden) or `S`, `Y`, `R_inverse`, `YY`, `gamma` (L-BFGS).
 """
 
 from __future__ import annotations
@@ -29,14 +29,19 @@ ValueAndGradient = Callable[[Array], tuple[Array, Array, Array]]
 Direction = Callable[[Lbfgs | SsBroyden, Any, Mapping[str, Array]], tuple[Array, Array, Array]]
 Update = Callable[[Lbfgs | SsBroyden, Any, Mapping[str, Array], Array, Array, Array, Array], State]
 
-GOING_ON, CONVERGED, STALLED, NOT_FINITE = 0, 1, 2, 3
+GOING_ON, CONVERGED, STALLED, NOT_FINITE, UNDAMPED = 0, 1, 2, 3, 4
 WHY = {
     GOING_ON: "",
     CONVERGED: "gradient below tolerance",
     STALLED: "line search stalled",
     NOT_FINITE: "loss or gradient not finite",
+    UNDAMPED: "stalled: no damping makes a step that lowers the loss",
 }
 """What the code `ended` means."""
+COUNTS = ("stage/iterations", "stage/evaluations", "stage/resets", "stage/failures")
+"""What `counts` of a state holds, over the stage; `Steps.readings` of such stages. Resets: directions that did not
+descend, or systems that were singular. Failures: iterations in which no step lowered the loss."""
+COUNTED = len(COUNTS)
 
 
 def check_size(stage: Lbfgs | SsBroyden, n: int) -> None:
@@ -67,6 +72,7 @@ def init(stage: Lbfgs | SsBroyden, ops: Any, x: Array, terms: int, keys: int) ->
         "decrease": ops.zeros((), x),
         "fresh": ops.ones((), x),
         "failures": ops.zeros((), x),
+        "counts": ops.zeros((COUNTED,), x),
     }
 
 
@@ -139,6 +145,13 @@ def iteration(
     }
     after = state | H | {name: number.put(value, x) for name, value in numbers.items()}
     evaluations = number.put(search.evaluations + w(stale, get(1.0), get(0.0)), x)
+    resets = w(go & number.invert(keep), get(1.0), get(0.0))
+    counted = [
+        number.put(get(1.0), x),
+        evaluations,
+        *(number.put(n, x) for n in (resets, w(failed, get(1.0), get(0.0)))),
+    ]
+    after["counts"] = state["counts"] + ops.stack(counted)
     return (
         x + s,
         after | {"f": new_f, "g": new_g, "losses": new_losses},

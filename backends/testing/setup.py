@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from backends import pointwise
 from backends.gradients import Noise, limits
 from backends.groups import Groups
 from backends.ops import NumpyOps
 from backends.protocol import NO_GROUPS, Backend, Settings, columns_of, evenly
-from backends.stages import Adam, AdamW, Lbfgs, Sgd, SsBroyden, Stage
+from backends.stages import Adam, AdamW, GaussNewton, Lbfgs, Sgd, SsBroyden, Stage
 from backends.task import Batches, Context, Task, trained_terms
 
 STAGES: tuple[Stage, ...] = (
@@ -23,6 +24,7 @@ STAGES: tuple[Stage, ...] = (
     Sgd(name="sgd", steps=20, lr=1e-2, momentum=0.5, precision="float64"),
     Lbfgs(name="lbfgs", steps=20, memory=3),
     SsBroyden(name="broyden", steps=20),
+    GaussNewton(name="gauss_newton", steps=20, momentum=0.1),
 )
 """One of each kind, all float64."""
 ADAM = STAGES[:1]
@@ -53,7 +55,7 @@ def table(
     values = {name: 1.0 for name in names if name.startswith("weight/")}
     values |= {f"task/{name}": value for name, value in task.constants.items()}
     values |= {name: float(getattr(stage, name)) for name in names if hasattr(stage, name)}
-    values |= limits(clip, noise)
+    values |= limits(clip, noise) | pointwise.knobs(task)
     for name, group in groups.items():
         rate = values.get("lr", 0.0) * group.rate
         values |= {f"lr/{name}": rate, f"sign/{name}": float(group.sign), f"on/{name}": 1.0}

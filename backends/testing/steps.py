@@ -11,7 +11,7 @@ from backends.errors import NonFinite
 from backends.protocol import finite_terms
 from backends.randomness import generator
 from backends.spec import Clip
-from backends.stages import Adam, AdamW, Lbfgs, Sgd, SsBroyden, Stage
+from backends.stages import SECOND_ORDER, Adam, AdamW, GaussNewton, Lbfgs, Sgd, SsBroyden, Stage
 from backends.task import trained_terms
 from backends.testing.setup import (
     ADAM,
@@ -136,9 +136,12 @@ def _updated(stage: Stage, params: dict[str, Any], g: dict[str, Any], memory: An
 
 
 def check_quasi_newton_finds_the_minimum(module: ModuleType, **settings: Any) -> None:
-    """lbfgs and ssbroyden solve least squares; a knob that moves the minimum is noticed; a tolerance ends the stage."""
+    """Second-order stages solve least squares; a knob that moves the minimum is noticed; a tolerance ends the stage."""
     task = LeastSquares()
-    for stage in (Lbfgs(steps=20, memory=5, tolerance=1e-7), SsBroyden(steps=20, tolerance=1e-7)):
+    small: dict[str, Any] = {"steps": 20, "tolerance": 1e-7}
+    newton = [GaussNewton(**small, solver=s, damping=1e-6) for s in ("dense", "samples", "cg")]
+    searching = GaussNewton(**small, step="line_search", damping=1e-6)
+    for stage in (Lbfgs(**small, memory=5), SsBroyden(**small), *newton, searching):
         backend, feed = build(module, task, [stage], **settings), task.feed(0)
         state, steps = backend.step(backend.init(0), 10, table(task, stage, 10), feed, 0)
         for shift in (1.0, -2.0):
@@ -160,7 +163,7 @@ def check_losses_are_before_or_after_the_step(module: ModuleType, **settings: An
         before = oracle(task, backend.parameters(state), task.batches())
         state, steps = backend.step(state, 1, table(task, stage, 1), task.feed(0), 0)
         after = oracle(task, backend.parameters(state), task.batches())
-        expected = after if stage.kind in ("lbfgs", "ssbroyden") else before
+        expected = after if isinstance(stage, SECOND_ORDER) else before
         close(steps.losses[0], [expected[t.name] for t in trained_terms(task.terms)], stage.name, rtol=1e-10)
         assert steps.evaluations.shape == (1,) and steps.evaluations[0] >= 1
 

@@ -49,3 +49,12 @@ def total(flat: torch.Tensor, world: World) -> torch.Tensor:
     if group is None:
         raise RuntimeError(f"{world.size} workers are to train together, but this process has joined no group")
     return collectives.wait_tensor(collectives.all_reduce(flat, "sum", group))
+
+
+def gathered(rows: torch.Tensor, world: World) -> torch.Tensor:
+    """The rows of all ranks one after the other, the same number of each."""
+    if world.size == 1:
+        return rows
+    whole = rows.new_zeros((world.size, *rows.shape))
+    whole[world.rank] = rows
+    return total(whole, world).reshape(-1, *rows.shape[1:])

@@ -1,4 +1,4 @@
-"""Quasi-Newton stages: `backends.quasi` in Python over recorded functions of loss, gradient, direction and update."""
+"""Second-order stages, iteration by iteration: `backends.quasi` and `backends.gauss_newton` over recorded functions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ import torch
 
 from backends import quasi
 from backends.protocol import Steps
-from backends.stages import Lbfgs, SsBroyden
+from backends.stages import GaussNewton, Lbfgs, SsBroyden
+from backends.torch import gauss_newton
 from backends.torch.device import fetch, own_generator
 from backends.torch.ops import OPS
 from backends.torch.program import Program
@@ -26,6 +27,8 @@ Tensor = torch.Tensor
 
 def init(stage: Any, x: Tensor, terms: int, constants: int) -> dict[str, Tensor]:
     """The state before the first iteration. Raises UserError where there are too many parameters."""
+    if isinstance(stage, GaussNewton):
+        return gauss_newton.init(stage, x)
     return quasi.init(stage, OPS, x, terms, 1 + terms + constants)
 
 
@@ -36,30 +39,53 @@ def iterate(program: Program, state: State, batches: Sequence[Batch], rows: Tens
     parameters alone.
     """
     value_and_gradient, draws = _function(program, state, batches, rows)
-    solver, stage = _Recorded(program), program.stage
-    assert isinstance(stage, Lbfgs | SsBroyden)
     terms = len(program.objective.terms)
     losses, ok = np.zeros((len(rows), terms)), np.ones(len(rows), np.bool_)
-    evaluations, ended = np.zeros(len(rows), np.int64), ""
+    evaluations, counts, ended = np.zeros(len(rows), np.int64), np.zeros((len(rows), quasi.COUNTED)), ""
     with own_generator(rows.device) if draws else nullcontext():
+        advance = _advancing(program, state, batches, rows, stamps, value_and_gradient)
         for i, row in enumerate(torch.unbind(rows, 0)):
-            weights, constants = (program.objective.row.part(row, p) for p in ("weight/", "task/"))
-            stamp = torch.full((1,), stamps[i], dtype=torch.float64, device=row.device)
-            key = torch.cat([stamp, weights, constants]).to(program.dtype)
-            found = quasi.iteration(
-                stage, OPS, partial(value_and_gradient, i, row), state.x, state.optimizer, key,
-                direction=solver.direction, update=solver.update,
-            )  # fmt: skip
-            state.x, state.optimizer, after, count, code = found
+            state.x, state.optimizer, after, count, code = advance(i, row)
             losses[i], evaluations[i], why = fetch(after), int(count), int(code)
+            counts[i] = fetch(state.optimizer["counts"])
             ok[i] = why != quasi.NOT_FINITE
             if ok[i]:
-                state.constants = constants.clone()
-            if why in (quasi.CONVERGED, quasi.STALLED):
+                state.constants = program.objective.row.part(row, "task/").clone()
+            if ok[i] and quasi.WHY[why]:
                 ended = quasi.WHY[why]
                 losses[i + 1 :] = losses[i]
                 break
-    return Steps(losses, ok, evaluations, ended)
+    return Steps(losses, ok, evaluations, ended, dict(zip(quasi.COUNTS, counts.T, strict=True)))
+
+
+Advance = Callable[[int, Tensor], tuple[Tensor, dict[str, Tensor], Tensor, Tensor, Tensor]]
+
+
+def _advancing(
+    program: Program,
+    state: State,
+    batches: Sequence[Batch],
+    rows: Tensor,
+    stamps: Sequence[float],
+    value_and_gradient: Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]],
+) -> Advance:
+    """(step, row of knobs) -> one iteration from `state`."""
+    stage, row_of = program.stage, program.objective.row
+    if isinstance(stage, GaussNewton):
+        return gauss_newton.advancing(program, state, batches, rows[0], value_and_gradient)
+    assert isinstance(stage, Lbfgs | SsBroyden)
+    solver = _Recorded(program)
+
+    def advance(i: int, row: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor, Tensor, Tensor]:
+        weights, constants = (row_of.part(row, p) for p in ("weight/", "task/"))
+        stamp = torch.full((1,), stamps[i], dtype=torch.float64, device=row.device)
+        key = torch.cat([stamp, weights, constants]).to(program.dtype)
+        return quasi.iteration(
+            stage, OPS, partial(value_and_gradient, i, row), state.x, state.optimizer, key,
+            direction=solver.direction, update=solver.update,
+        )  # fmt: skip
+
+    return advance
 
 
 def _function(
