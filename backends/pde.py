@@ -27,7 +27,7 @@ from backends.given_points import domain_of
 from backends.jets import Plan
 from backends.laws import chosen, numbers
 from backends.pde_adapt import Pointwise
-from backends.pde_build import Sets, check_ansatz, constants_of, recordings, representation, sets, terms_of
+from backends.pde_build import Sets, check_ansatz, check_smooth, constants_of, recordings, representation, sets, terms_of
 from backends.pde_estimate import VARIANCE, Estimator, Look, estimator, kinds, with_numbers
 from backends.pde_pictures import pictures
 from backends.points import PointFeed
@@ -251,6 +251,7 @@ def build(problem: Problem, parts: Parts) -> PdeTask:
             path="constraints",
         )
     found = recordings(problem)
+    check_smooth(parts.network, found)
     terms = terms_of(problem, found, hard)
     laws, projected = chosen(problem, parts.conserve)
     integrals, reductions = law_sets(problem, laws)

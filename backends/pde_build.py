@@ -12,6 +12,7 @@ import numpy as np
 
 from backends.blame import blamed, blaming
 from backends.chunks import chunk_size
+from backends.derivatives import smooth
 from backends.domain import clouds_of, shape_of
 from backends.errors import UserError, nearest
 from backends.field import UNKNOWN, NetworkField
@@ -103,6 +104,20 @@ def representation(problem: Problem, parts: Parts) -> Representation:
     return Representation(parts.network, parts.constraints == "hard", parts.scale_coords, scales)
 
 
+def check_smooth(network: Any, found: Mapping[str, Recording]) -> None:
+    """Raises UserError where the network's activation has too few derivatives for a term."""
+    name = getattr(network, "activation", "tanh")
+    for recording in found.values():
+        if network.jets and not smooth(name) and recording.plan.order > 1:
+            raise UserError(
+                f"{name} has no derivative beyond the first (its second is zero wherever there is one), and "
+                f"{' and '.join(recording.terms)} on {recording.region.name} "
+                f"{'reads' if len(recording.terms) == 1 else 'read'} derivatives up to order {recording.plan.order}: "
+                "they would be zero for every choice of the parameters; take tanh, sin, gelu or silu",
+                path="network.activation",
+            )
+
+
 def check_ansatz(problem: Problem, found: Mapping[str, Recording]) -> None:
     """Raises UserError where a term that @hard names is not zero for a network with arbitrary parameters."""
     rng = generator(0, "ansatz")
@@ -144,6 +159,12 @@ def sets(problem: Problem, parts: Parts, found: Mapping[str, Recording], terms: 
         if any(t.trained and t.batch == batch for t in terms):
             samplings[batch] = sampling
     for batch, (key, points) in asked.items():
+        if isinstance(points.chunk, int) and found[batch].reduced:
+            raise UserError(
+                f"a term on {batch} reduces itself to one number (f.ops.mean), which parts of the samples can't give "
+                "one after the other; remove `chunk`, or return one value per sample",
+                path=f"points.{key}.chunk",
+            )
         try:
             chunk_size(counts[batch] // parts.workers, points.chunk, 1, 1, "cpu", per_call=False)
         except UserError as error:

@@ -11,7 +11,7 @@ from pydantic import Field
 from backends.networks.fourier import FourierFeatures
 from backends.networks.network import Network, Params, glorot, layers
 
-Activation = Literal["tanh", "sin", "gelu", "silu"]
+Activation = Literal["tanh", "sin", "gelu", "silu", "relu"]
 Width = Annotated[int, Field(ge=1, le=65536)]
 Depth = Annotated[int, Field(ge=1, le=100)]
 
@@ -24,7 +24,7 @@ class _Connected(Network):
     depth: Depth = 4
     """Hidden layers."""
     activation: Activation = "tanh"
-    """Function of each hidden unit; all have derivatives of every order."""
+    """Function of each hidden unit; all but relu have the derivatives that equations of second and higher order need."""
     features: FourierFeatures | None = None
     """Random Fourier features of the inputs in front of the first layer; default: the inputs themselves."""
 

@@ -17,6 +17,7 @@ from backends.networks import MLP
 from backends.networks.network import Network
 from backends.ops import NumpyOps
 from backends.problem import Problem, hard, residual
+from backends.recorder import record
 from backends.regions import Region
 from backends.representation import Representation
 
@@ -300,3 +301,65 @@ def test_differences_also_prove_periodic_terms():
 def test_a_region_without_a_name_is_the_inside():
     assert Region().interior
     assert Region().name == "interior"
+
+
+class Many(Problem):
+    """Time and twelve more coordinates."""
+
+    coords = {"t": (0, 1), **{f"x{i}": (-1, 1) for i in range(1, 13)}}
+    fields = ("u",)
+    time = "t"
+
+    @residual
+    def pde(self, f):
+        return f("u_x12x1") - f.laplacian("u") + sum(f.d("u", c) for c in f.coords)
+
+    @residual(x1="periodic")
+    def turn(self, f):
+        return f.ops.sum(f.position(), 0)
+
+
+def test_many_coordinates_have_unambiguous_names_and_can_be_looped_over():
+    problem = Many()
+    names = problem.vocabulary()
+    assert names.parse("u_x12x1").index == ("x1", "x12") == names.parse("u_x1_x12").index
+    columns = {c: np.full(3, 0.1 * i) for i, c in enumerate(problem.coords)}
+    recording = record(problem, problem.region("pde"), ("pde",), columns)
+    assert recording.plan.laplacian == tuple(sorted(c for c in problem.coords if c != "t"))
+    network = MLP(width=4, depth=1)
+    params = network.init(np.random.default_rng(0), 13, 1)
+    f = NetworkField(Representation(network), OPS, params, columns, recording.plan, problem)
+    assert f.coords == tuple(problem.coords)
+    np.testing.assert_array_equal(f.position(), np.stack([columns[f"x{i}"] for i in range(1, 13)]))
+    with pytest.raises(UserError, match="two values in a periodic term"):
+        record(problem, problem.region("turn"), ("turn",), columns)
+
+
+def test_coordinates_of_one_interval_are_one_block_of_features_with_the_same_numbers():
+    network, plan = MLP(width=5, depth=1, activation="sin"), Plan.closing([("x1", "x12")], ("x1", "x2"))
+    params = network.init(np.random.default_rng(0), 13, 1)
+    columns = {c: np.random.default_rng(i).uniform(0, 1, 4) for i, c in enumerate(Many.coords)}
+    u = Representation(network).fields(OPS, params, columns, plan, Many())["u"]
+    at = {c: (x - 0.5) * 2 if c == "t" else x for c, x in columns.items()}
+    phase = params["w0"].T @ np.stack([at[c] for c in Many.coords]) + params["b0"][:, None]
+    slopes = dict(zip(Many.coords, params["w0"], strict=True))
+    expected = params["w1"].T @ (-np.sin(phase) * (slopes["x1"] * slopes["x12"])[:, None])
+    np.testing.assert_allclose(u.at(("x1", "x12")), expected, rtol=1e-13)
+    squares = (slopes["x1"] ** 2 + slopes["x2"] ** 2)[:, None]
+    np.testing.assert_allclose(u.at("laplacian"), params["w1"].T @ (-np.sin(phase) * squares), rtol=1e-13)
+
+
+def test_an_ansatz_reads_all_coordinates_as_one_jet():
+    class Ball(Many):
+        @hard("pde")
+        def ansatz(self, f):
+            return {"u": (1 - f.ops.sum(f.position() ** 2, 0)) * f("u")}
+
+    plan = Plan.closing([("t",)], tuple(f"x{i}" for i in range(1, 13)))
+    columns = {c: np.full(2, 0.1) for c in Ball.coords}
+    network = MLP(width=4, depth=1)
+    params = {k: 0 * v for k, v in network.init(np.random.default_rng(0), 13, 1).items()} | {"b1": np.array([2.0])}
+    u = Representation(network, hard=True).fields(OPS, params, columns, plan, Ball())["u"]
+    np.testing.assert_allclose(u.value, 2 * (1 - 0.12), rtol=1e-14)
+    np.testing.assert_allclose(u.at("laplacian"), -2 * 2 * 12, rtol=1e-14)
+    assert u.at(("t",)) is None or not np.any(u.at(("t",)))

@@ -508,3 +508,16 @@ def test_a_laplacian_channel_is_the_sum_of_the_second_derivatives():
     ops, at = JetOps(OPS, plan), at_points(plan)
     u = network.apply(ops, params, ops.features([at["t"], at["x"]]))
     np.testing.assert_allclose(u.at("laplacian"), u.at(("t", "t")) + u.at(("x", "x")), rtol=1e-12, atol=1e-13)
+
+
+def test_features_are_summed_and_points_are_not():
+    plan = Plan.closing([("x", "x")], ("t", "x"))
+    ops, at = JetOps(OPS, plan), at_points(plan)
+    both = ops.features([at["t"], at["x"] * at["x"], at["t"]])
+    whole = ops.sum(both, 0)
+    expected = at["t"] * 2 + at["x"] * at["x"]
+    for index in (*plan.indices, "laplacian"):
+        np.testing.assert_allclose(dense(whole, index), dense(expected, index), rtol=1e-14)
+    with pytest.raises(UserError, match=r"ops\.sum\(x, 0\)"):
+        ops.sum(both)
+    assert ops.sum(np.ones((2, 3))) == 6

@@ -148,7 +148,7 @@ def test_kind_picks_the_network(given: dict[str, Any], expected: type):
         ({"kind": "mlp", "width": "64"}, ("mlp", "width")),
         ({"kind": "mlp", "depth": 0}, ("mlp", "depth")),
         ({"kind": "modified_mlp", "depth": 101}, ("modified_mlp", "depth")),
-        ({"kind": "mlp", "activation": "relu"}, ("mlp", "activation")),
+        ({"kind": "mlp", "activation": "step"}, ("mlp", "activation")),
         ({"kind": "mlp", "layers": [64, 64]}, ("mlp", "layers")),
         ({"kind": "mlp", "features": {"count": 0}}, ("mlp", "features", "count")),
         ({"kind": "mlp", "features": {"scale": 0}}, ("mlp", "features", "scale")),
