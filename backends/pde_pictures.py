@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from backends.domain import beyond
 from backends.names import EXACT
+from backends.parameters import middle, parameters
 from backends.reference import DEFAULT_GRID, grid, solved
 from backends.task import Batches, Columns, Picture, Predict, Reference
 
@@ -26,9 +28,12 @@ def pictures(task: PdeTask, predict: Predict, samples: Batches | None) -> list[P
     axes, points, known = _canvas(task)
     shape = tuple(map(len, axes.values()))
     terms = task.inside()
+    here = ~beyond(problem, points)
+    inside = {c: v[here] for c, v in points.items()}
     if terms:
-        points = with_exact(task, points)
-    found = predict([*problem.fields, *(f"residual/{t}" for t in terms)], points)
+        inside = with_exact(task, inside)
+    found = predict([*problem.fields, *(f"residual/{t}" for t in terms)], inside)
+    found = {name: _masked(values, here) for name, values in found.items()}
     out = []
     for name in problem.fields:
         panels = {"prediction": found[name].reshape(shape)}
@@ -45,6 +50,13 @@ def pictures(task: PdeTask, predict: Predict, samples: Batches | None) -> list[P
     return [*out, drawn] if drawn else out
 
 
+def _masked(values: NDArray[np.float64], here: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Values of some points in their places among all, NaN elsewhere."""
+    out = np.full(len(here), np.nan)
+    out[here] = values
+    return out
+
+
 def with_exact(task: PdeTask, points: Columns) -> Columns:
     """The points with the columns `exact_<field>` that terms inside the box read."""
     wanted = {f for r in task.recordings.values() if r.region.interior for f in r.exact}
@@ -57,24 +69,27 @@ def with_exact(task: PdeTask, points: Columns) -> Columns:
 def _canvas(task: PdeTask) -> tuple[dict[str, NDArray[np.float64]], Columns, Mapping[str, NDArray[np.float64]]]:
     """Axes, points and reference values of the figures: the reference grid, or a plane through more coordinates."""
     problem, known = task.problem, task.reference()
-    box = problem.box()
-    if known and known.shape and (len(box) <= 2 or task.given):
-        return _plane(known, _shown(problem), problem.time)
-    if len(box) <= 2:
-        axes = {c: np.linspace(*b, problem.reference_grid.get(c, DEFAULT_GRID[len(box)])) for c, b in box.items()}
-        return axes, grid(axes), {}
-    shown = _shown(problem)
-    axes = {c: np.linspace(*box[c], SHOWN) for c in shown}
+    box, shown = problem.box(), _shown(problem)
+    few = len(box) - len(parameters(problem)) <= 2
+    if known and known.shape and (few or task.given):
+        return _plane(known, shown, problem.time)
+    counts = {c: problem.reference_grid.get(c, DEFAULT_GRID[len(shown)]) if few else SHOWN for c in shown}
+    axes = {c: np.linspace(*box[c], counts[c]) for c in shown}
     points = grid(axes)
-    for c, value in _held(problem, shown).items():
-        points[c] = np.full(SHOWN**2, value)
+    rows = len(next(iter(points.values())))
+    points |= {c: np.full(rows, value) for c, value in _held(problem, shown).items()}
     points = {c: points[c] for c in box}
-    return axes, points, solved(problem, points) if known and not task.given else {}
+    if not known or task.given:
+        return axes, points, {}
+    here = ~beyond(problem, points)
+    values = solved(problem, {c: v[here] for c, v in points.items()})
+    return axes, points, {name: _masked(v, here) for name, v in values.items()}
 
 
 def _shown(problem: Problem) -> list[str]:
-    """The axes of the figures: all coordinates, or the first two in space."""
-    return list(problem.coords) if len(problem.coords) <= 2 else [c for c in problem.coords if c != problem.time][:2]
+    """The axes of the figures: all coordinates but parameters, or the first two in space."""
+    real = [c for c in problem.coords if c not in parameters(problem)]
+    return real if len(real) <= 2 else [c for c in real if c != problem.time][:2]
 
 
 def _plane(
@@ -110,7 +125,7 @@ def _misfits(task: PdeTask, predict: Predict) -> list[Picture]:
 def _held(problem: Problem, shown: Any) -> dict[str, float]:
     """Where a figure cuts the coordinates that it does not show: time at its end, others in their middle."""
     held = {c: bounds for c, bounds in problem.box().items() if c not in shown}
-    return {c: high if c == problem.time else 0.5 * (low + high) for c, (low, high) in held.items()}
+    return {c: high if c == problem.time else middle(problem, c) for c, (_, high) in held.items()}
 
 
 def _cut(points: Columns, axes: Mapping[str, Any], what: str) -> str:

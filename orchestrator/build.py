@@ -12,6 +12,7 @@ from backends.groups import Grouping, check_stages, check_terms
 from backends.networks.custom import CustomNetwork
 from backends.networks.vae import VaeNetwork
 from backends.own_code import load as load_own
+from backends.pde import PdeTask
 from backends.periods import in_epochs
 from backends.points import PointFeed
 from backends.protocol import precision_of
@@ -40,7 +41,10 @@ def task_of(experiment: Experiment, folder: Path, network: Any = None) -> Task:
             network=network or experiment.network,
             constraints=experiment.constraints,
             points=experiment.points.by_term(),
+            conserve=dict(experiment.conserve),
             adapt=experiment.points.adapt,
+            coords=experiment.coords,
+            geometry=experiment.geometry,
             data=experiment.data,
             reference=experiment.reference,
             scale_coords=experiment.scaling.coords,
@@ -51,6 +55,13 @@ def task_of(experiment: Experiment, folder: Path, network: Any = None) -> Task:
         )
     )
     if estimated and not getattr(task, "estimated", {}):
+    for name in ("coords", "geometry"):
+        if getattr(experiment, name) and not isinstance(task, PdeTask):
+            kind = experiment.task.kind
+            raise UserError(f"the task {kind!r} is no equation and has no {name}; remove this", path=name)
+    if experiment.conserve and not isinstance(task, PdeTask):
+        kind = experiment.task.kind
+        raise UserError(f"laws are those of an equation, and the task {kind!r} has none; remove this", path="conserve")
         raise UserError("only the Laplacian of an equation can be estimated; remove this", path="derivatives.laplacian")
     return task
 

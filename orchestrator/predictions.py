@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from backends import checkpoint as checkpoints
 from backends.checkpoint import Snapshot
 from backends.data import ROW
+from backends.domain import beyond, spatial
 from backends.environment import environment
 from backends.errors import UserError, nearest
 from backends.names import NORMAL
 from backends.pde import RESIDUAL, PdeTask
-from backends.regions import draw, with_exact
+from backends.regions import ROUNDED, draw, with_exact
 from orchestrator.assemble import Assembled, assemble
 from orchestrator.evaluate import predictor as of_task
 from orchestrator.folder import RunFolder, find, read_jsonl
@@ -84,6 +85,23 @@ class Predictor:
             if beyond:
                 out[name] = beyond
         return out
+
+    def off_geometry(self, columns: Mapping[str, NDArray[Any]]) -> NDArray[np.bool_]:
+        """Which samples lie outside the problem's geometry, where the network was never trained."""
+        task = self.made.task
+        return beyond(task.problem, columns, ROUNDED) if isinstance(task, PdeTask) else np.zeros(len(columns), bool)
+
+    @property
+    def space(self) -> tuple[str, ...]:
+        """The coordinates in space of an equation."""
+        task = self.made.task
+        return spatial(task.problem) if isinstance(task, PdeTask) else ()
+
+    @property
+    def time(self) -> str:
+        """The time of an equation, or empty."""
+        task = self.made.task
+        return task.problem.time if isinstance(task, PdeTask) else ""
 
     def _check(self, columns: Mapping[str, NDArray[Any]]) -> None:
         for name in self.inputs:

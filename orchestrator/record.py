@@ -45,6 +45,7 @@ class Silent:
     def warn(self, message: str) -> None: ...
     def metrics(self, step: int, values: Mapping[str, float]) -> None: ...
     def draw(self, task: Task, predict: Predict, feed: Any, step: int) -> None: ...
+    def domain(self, task: Task, feed: Any) -> None: ...
     def saved(self, path: Path, step: int, best: bool) -> None: ...
     def keep(self, step: int, paths: Sequence[str]) -> None: ...
     def note_end(self, step: int, stage: str, why: str) -> None: ...
@@ -137,6 +138,17 @@ class Recorder(Silent):
         self._recorded = step
         if step > 0:
             self._draw_first()
+
+    def domain(self, task: Task, feed: Any) -> None:
+        """The geometry with its points and normals, where there is one: to be looked at before training."""
+        from orchestrator.domain_figure import drawn
+
+        try:
+            made = drawn(task, feed, self.folder.figures / f"geometry-{0:09d}", self.experiment.figures.formats)
+            if made is not None:
+                self.event("figure", 0, path=str(made.relative_to(self.folder.path)), key="figures/geometry")
+        except Exception as error:
+            self._not_drawn(0, error)
 
     def draw(self, task: Task, predict: Predict, feed: Any, step: int) -> None:
         """The task's pictures and the histories. A picture that fails is a warning, never the end of a run.

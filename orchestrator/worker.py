@@ -76,6 +76,8 @@ def work(job: Job, host: Host) -> dict[str, Any]:
 
 def _train(job: Job, host: Host, folder: RunFolder, experiment: Experiment, recorder: Recorder | Silent) -> Outcome:
     plan, live = ready(job, host, folder, experiment, recorder)
+    if live.at.step == 0:
+        recorder.domain(plan.task, plan.feed)
     try:
         return train(plan, live, resumed=live.at.step > 0)
     finally:

@@ -18,6 +18,9 @@ def check(
     smoke: Annotated[
         bool, typer.Option("--smoke", help="Try every part too: steps, evaluation, figure, checkpoint, tracker.")
     ] = False,
+    figure: Annotated[
+        Path | None, typer.Option("--figure", metavar="FILE", help="Draw the geometry with its points and normals.")
+    ] = None,
     json_: Json = False,
 ) -> None:
     """Validate experiment files; nothing is run. All mistakes at once, with file, line and column."""
@@ -38,8 +41,18 @@ def check(
     show_checks(problems, parts, smoke=smoke, as_json=json_)
     if problems and not json_:
         raise ConfigError(problems)
+    if figure is not None and not problems:
+        _draw_domain(files, list(set), figure)
     if problems or failed:
         raise typer.Exit(2 if problems else 3)
+
+
+def _draw_domain(files: list[Path], overrides: list[str], out: Path) -> None:
+    from orchestrator.domain_figure import write
+
+    if len(files) != 1:
+        raise UserError("--figure draws the domain of one experiment file")
+    typer.echo(f"{out}: {write(files[0], overrides, out)}", err=True)
 
 
 @app.command()

@@ -31,7 +31,7 @@ def predict(
         str, typer.Option("--checkpoint", metavar="WHICH", help="best, last, or a checkpoint's name or step.")
     ] = "last",
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="CSV or npz file; default: CSV on stdout.")
+        Path | None, typer.Option("--out", metavar="FILE", help="CSV, npz or VTK file (.vtu); default: CSV on stdout.")
     ] = None,
     set: Set = NONE,
     storage: Storage = None,
@@ -64,8 +64,8 @@ def predict(
 def _check_out(out: Path | None, points: Path | None) -> None:
     if out is None:
         return
-    if out.suffix.lower() not in (".csv", ".npz"):
-        raise UserError(f"--out {out}: the file must end in .csv or .npz")
+    if out.suffix.lower() not in (".csv", ".npz", ".vtu", ".vtk"):
+        raise UserError(f"--out {out}: the file must end in .csv or .npz, or .vtu or .vtk for ParaView")
     if not out.absolute().parent.is_dir():
         raise UserError(f"--out {out}: there is no folder {out.parent}")
     if points is not None and out.exists() and points.exists() and out.samefile(points):

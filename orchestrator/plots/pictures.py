@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from backends.task import Picture
+from orchestrator.plots.geometry import draw_geometry
 from orchestrator.plots.style import COLOURS, FAINT, STYLE, largest, span, tidy
 
 _SPATIAL = frozenset("xyz")
@@ -39,7 +40,8 @@ def _field(picture: Picture) -> Figure:
     for axes, name in zip(plots, names, strict=True):
         values = np.asarray(picture.panels[name], np.float64)
         norm, colours = _scale(name, values, alike)
-        mesh = axes.pcolormesh(x, y, values.T, norm=norm, cmap=colours, shading="gouraud", rasterized=True)
+        shading = "gouraud" if np.isfinite(values).all() else "nearest"  # which would smear the edge of a geometry
+        mesh = axes.pcolormesh(x, y, values.T, norm=norm, cmap=colours, shading=shading, rasterized=True)
         axes.set_title(f"{name}, max |e| = {largest(values):.2e}" if name == "error" else name)
         axes.set_xlabel(across)
         if square:
@@ -132,5 +134,6 @@ _KINDS: dict[str, Callable[[Picture], Figure]] = {
     "field": _field,
     "images": _images,
     "scatter": _scatter,
+    "geometry": draw_geometry,
     "lines": _profile,
 }
