@@ -9,20 +9,33 @@ from pydantic import BeforeValidator, Field
 from backends.tasks.advection import Advection
 from backends.tasks.allen_cahn import AllenCahn
 from backends.tasks.burgers import Burgers
+from backends.tasks.burgers_2d import Burgers2D
+from backends.tasks.cavity import Cavity
 from backends.tasks.custom import CustomTask, described
 from backends.tasks.diffusion_reaction import DiffusionReaction
+from backends.tasks.euler_beam import EulerBeam
+from backends.tasks.ginzburg_landau import GinzburgLandau
+from backends.tasks.gray_scott import GrayScott
 from backends.tasks.heat import Heat
 from backends.tasks.helmholtz import Helmholtz
 from backends.tasks.inverse_heat import InverseHeat
 from backends.tasks.kdv import KdV
 from backends.tasks.kovasznay import Kovasznay
+from backends.tasks.kuramoto_sivashinsky import KuramotoSivashinsky
+from backends.tasks.layered import HeatLayers, WaveLayers
+from backends.tasks.lorenz import Lorenz
 from backends.tasks.poisson import Poisson
+from backends.tasks.poisson_frequencies import PoissonFrequencies
+from backends.tasks.poisson_nd import Poisson5D, Poisson100D
 from backends.tasks.regression import Regression
+from backends.tasks.schroedinger import Schroedinger
 from backends.tasks.vae import Vae
 from backends.tasks.wave import Wave
 
-__all__ = ["Advection", "AllenCahn", "Burgers", "CustomTask", "DiffusionReaction", "Heat", "Helmholtz", "InverseHeat",
-           "KdV", "Kovasznay", "Poisson", "Regression", "TaskUnion", "Vae", "Wave"]  # fmt: skip
+__all__ = ["Advection", "AllenCahn", "Burgers", "Burgers2D", "Cavity", "CustomTask", "DiffusionReaction",
+           "EulerBeam", "GinzburgLandau", "GrayScott", "Heat", "HeatLayers", "Helmholtz", "InverseHeat",
+           "KdV", "Kovasznay", "KuramotoSivashinsky", "Lorenz", "Poisson", "Poisson5D", "Poisson100D",
+           "PoissonFrequencies", "Regression", "Schroedinger", "TaskUnion", "Vae", "Wave", "WaveLayers"]  # fmt: skip
 
 TaskUnion = Annotated[
     Burgers
@@ -35,6 +48,19 @@ TaskUnion = Annotated[
     | AllenCahn
     | KdV
     | Kovasznay
+    | Burgers2D
+    | Schroedinger
+    | KuramotoSivashinsky
+    | GinzburgLandau
+    | GrayScott
+    | Cavity
+    | PoissonFrequencies
+    | Poisson5D
+    | Poisson100D
+    | HeatLayers
+    | WaveLayers
+    | EulerBeam
+    | Lorenz
     | InverseHeat
     | Regression
     | Vae

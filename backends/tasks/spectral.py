@@ -54,16 +54,20 @@ class Evolution:
 
     def _at(self, t: Reals) -> Modes:
         """Modes [n, modes] at times, by Lagrange's polynomial through the nearest saved ones."""
-        steps = len(self.modes) - 1
-        position = t * (steps / self.end)
-        first = np.clip(np.floor(position).astype(int) - NEIGHBOURS // 2 + 1, 0, steps - NEIGHBOURS + 1)
-        rest = (position - first)[:, None]
-        nodes = np.arange(NEIGHBOURS)
+        first, weights = lagrange(t * ((len(self.modes) - 1) / self.end), len(self.modes) - 1)
         total = np.zeros((len(t), self.modes.shape[1]), np.complex128)
-        for j in nodes:
-            others = nodes[nodes != j]
-            total += np.prod((rest - others) / (j - others), axis=1)[:, None] * self.modes[first + j]
+        for j in range(NEIGHBOURS):
+            total += weights[:, j, None] * self.modes[first + j]
         return total
+
+
+def lagrange(position: Reals, steps: int) -> tuple[NDArray[np.int64], Reals]:
+    """First neighbour [n] and weights [n, NEIGHBOURS] of the polynomial at positions among 0, 1, …, steps."""
+    first = np.clip(np.floor(position).astype(np.int64) - NEIGHBOURS // 2 + 1, 0, steps - NEIGHBOURS + 1)
+    rest = (position - first)[:, None]
+    nodes = np.arange(NEIGHBOURS)
+    rows = [np.prod((rest - nodes[nodes != j]) / (j - nodes[nodes != j]), axis=1) for j in nodes]
+    return first, np.stack(rows, 1)
 
 
 def etdrk4(
@@ -96,7 +100,8 @@ def etdrk4(
     full, halfway = np.exp(h * c), np.exp(h * c / 2)
 
     def change(v: Modes) -> Modes:
-        return nonlinear(np.asarray(np.fft.irfft(v, n), np.float64), k) * kept
+        with np.errstate(over="ignore", invalid="ignore"):  # what blows up is found by `unresolved`
+            return nonlinear(np.asarray(np.fft.irfft(v, n), np.float64), k) * kept
 
     v = np.fft.rfft(start)
     modes = [v]

@@ -121,6 +121,23 @@ BASES: dict[str, Tree] = {
         for kind in ("heat", "wave", "advection", "helmholtz", "diffusion_reaction", "allen_cahn", "kdv", "kovasznay")
     },
     "cooled": poisson(task={"kind": "heat", "boundary": "robin"}, points={"pde": 24}),
+    **{
+        kind: poisson(task={"kind": kind, **settings}, points={"pde": 24})
+        for kind, settings in {
+            "burgers_2d": {},
+            "schroedinger": {"low": -12.0, "high": 12.0},
+            "kuramoto_sivashinsky": {"end": 0.01},
+            "ginzburg_landau": {"end": 0.02},
+            "gray_scott": {"end": 0.005},
+            "cavity": {"lid": "smooth"},
+            "poisson_frequencies": {},
+            "poisson_5d": {},
+            "heat_layers": {},
+            "wave_layers": {},
+            "euler_beam": {},
+            "lorenz": {},
+        }.items()
+    },
     "listed": poisson(points={"pde": {"path": "here.csv"}}),
     "observed": poisson(
         task={"kind": "kovasznay"}, points={"pde": 24}, data={"kind": "observations", "path": "here.csv"}
@@ -161,6 +178,7 @@ BASES: dict[str, Tree] = {
     "ntk": poisson(weights={"kind": "ntk", "every": 2, "alpha": 0.1}),
     "gram": poisson(weights={"kind": "gram", "every": 2, "alpha": 0.1}),
     "gradnorm": poisson(weights={"kind": "gradnorm", "every": 2, "rate": 5.0}),
+    "uncertain": poisson(network={"kind": "mlp", "width": 4, "depth": 1}, weights={"kind": "uncertainty", "every": 2}),
     "dual": poisson(weights={"kind": "dual_ascent", "every": 2, "tolerances": {"bc": 1e-3}, "growth": 3.0}),
     "scheduled": poisson(
         points={"pde": 24},
@@ -248,7 +266,33 @@ CASES: list[tuple[str, str, Any, str]] = [
     *[(kind, "task.diffusivity", 0.5, "records") for kind in ("diffusion_reaction", "allen_cahn")],
     ("allen_cahn", "task.rate", 4.0, "records"),
     ("kdv", "task.dispersion", 0.03, "records"),
-    ("kovasznay", "task.reynolds", 40.0, "records"),
+    *[(kind, "task.reynolds", 40.0, "records") for kind in ("kovasznay", "burgers_2d", "cavity")],
+    *[
+        ("schroedinger", f"task.{name}", value, "records")
+        for name, value in (("low", -13.0), ("high", 13.0), ("end", 1.0))
+    ],
+    *[
+        ("kuramoto_sivashinsky", f"task.{name}", value, "records")
+        for name, value in (("end", 0.02), ("steepening", 5.0), ("growth", 0.3), ("damping", 2e-3))
+    ],
+    *[
+        ("ginzburg_landau", f"task.{name}", value, "records")
+        for name, value in (("end", 0.03), ("diffusivity", 0.01), ("rate", 8.0), ("dispersion", 1.0))
+    ],
+    *[("gray_scott", f"task.diffusivity_{name}", 0.3, "records") for name in "uv"],
+    *[("gray_scott", f"task.{name}", 50.0, "records") for name in ("feed", "kill", "reaction")],
+    ("gray_scott", "task.end", 0.01, "records"),
+    ("cavity", "task.lid", "parabola", "records"),
+    ("poisson_frequencies", "task.frequencies", 2, "records"),
+    ("poisson_5d", "task.shape", "cos", "records"),
+    ("poisson_5d", "task.waves", 1.0, "records"),
+    *[("heat_layers", f"task.{side}_diffusivity", 0.5, "records") for side in ("left", "right")],
+    *[("wave_layers", f"task.{name}", 0.6, "records") for name in ("left_speed", "right_speed", "width", "arrival")],
+    ("euler_beam", "task.load", 2.0, "records"),
+    *[("lorenz", f"task.true_{name}", 9.0, "records") for name in ("sigma", "rho", "beta")],
+    ("lorenz", "task.guess", 2.0, "arrays"),
+    ("lorenz", "task.noise", 0.5, "records"),
+    ("lorenz", "task.measurements", 20, "records"),
     ("digits", "task.likelihood", "bernoulli", "records"),
     ("own task", "task.target", "own.py:Two", "records"),
     ("diabetes", "task", {"kind": "regression"}, "nothing"),
@@ -339,6 +383,10 @@ CASES: list[tuple[str, str, Any, str]] = [
     *[(base, "weights.low", 1.5, "records") for base in RISING],
     *[(base, "weights.high", 1.01, "records") for base in ADAPTIVE],
     *[(base, "weights.alpha", 0.5, "records") for base in ADAPTIVE if base not in ("softadapt", "dual")],
+    ("uncertain", "weights.values", {"bc": 3.0}, "records"),
+    ("uncertain", "weights.every", 3, "records"),
+    ("uncertain", "weights.low", 1.05, "records"),
+    ("uncertain", "weights.high", 1.0001, "records"),
     ("ntk", "weights.samples", 3, "records"),
     ("gram", "weights.objective", "equal_rates", "records"),
     ("gradnorm", "weights.rate", 0.01, "records"),
