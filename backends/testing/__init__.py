@@ -11,18 +11,22 @@ Keyword arguments replace fields of `Settings`: `check(module, compile="always")
 
 from __future__ import annotations
 
-from backends.testing import gradients, groups, optimizers, pairs, readings, samples, steps
+from backends.testing import gradients, groups, optimizers, pairs, points, readings, samples, steps
 from backends.testing.tasks import Curves, Duel, Kinked, LeastSquares, Noisy, Samples, Toy
 
 __all__ = ["CHECKS", "PAIRS", "Curves", "Duel", "Kinked", "LeastSquares", "Noisy", "Samples", "Toy"]
 
-_BOTH = ("check_every_optimizer_agrees",)
+_BOTH = ("check_every_optimizer_agrees", "check_weights_of_points_agree")
 CHECKS = tuple(
     f
-    for m in (steps, optimizers, gradients, samples, readings, groups)
+    for m in (steps, optimizers, gradients, samples, readings, groups, points)
     for name, f in vars(m).items()
     if name.startswith("check_") and name not in _BOTH
 )
 """Checks of one backend: `check(module, **settings)`."""
-PAIRS = (*(f for name, f in vars(pairs).items() if name.startswith("check_")), optimizers.check_every_optimizer_agrees)
+PAIRS = (
+    *(f for name, f in vars(pairs).items() if name.startswith("check_")),
+    optimizers.check_every_optimizer_agrees,
+    points.check_weights_of_points_agree,
+)
 """Checks of two backends: `check(one, other, **settings)`."""

@@ -16,6 +16,7 @@ import numpy as np
 import backends
 from backends.protocol import World
 from backends.testing.groups import DUEL
+from backends.testing.points import RULES, allen_cahn
 from backends.testing.setup import STAGES, build, table
 from backends.testing.tasks import Curves, Duel, LeastSquares, Noisy
 
@@ -28,6 +29,7 @@ def run(module: Any, world: World) -> dict[str, Any]:
         (Curves(pass_size=2), STAGES[4]),
         (Noisy(), STAGES[0]),
         (Duel(), STAGES[0]),
+        (allen_cahn(RULES[0], passes=6), STAGES[0]),
     )
     for task, stage in cases:
         groups = DUEL if isinstance(task, Duel) else {}
