@@ -228,7 +228,7 @@ def test_references_in_the_plane_are_converged():
     ]
     np.testing.assert_allclose(found[0], found[1], atol=3e-4)
     found = [
-        gray.evolution(0.05, 0.2, 0.1, 40.0, 100.0, 1000.0, points=n, step=5e-4)(0.05 * t, *there) for n in (80, 64)
+        gray.evolution(0.05, 0.2, 0.1, 40.0, 100.0, 1000.0, points=n, step=5e-4)(0.05 * t, *there) for n in (128, 96)
     ]
     np.testing.assert_allclose(found[0], found[1], atol=1e-3)
 
