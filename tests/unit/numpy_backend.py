@@ -14,11 +14,13 @@ import numpy as np
 import pytest
 
 import backends
+from backends import pointwise
 from backends.ops import NumpyOps
 from backends.protocol import Settings, Steps, columns_of, drawn, kernel_samples, of_gradients
 from backends.randomness import generator
 from backends.stages import Stage
 from backends.task import Batches, Columns, Context, Feed, Task, trained_terms
+from backends.weighting.uncertainty import beside
 from orchestrator import RunResult, run
 
 OPS = NumpyOps()
@@ -31,7 +33,8 @@ class NumpyBackend:
     name = "numpy"
 
     def __init__(self, task: Task, stages: Sequence[Stage], settings: Settings) -> None:
-        self.task, self.stages, self.settings = task, tuple(stages), settings
+        self.task = beside(task, settings.trained_weights)
+        self.stages, self.settings = tuple(stages), settings
         self.ends: dict[int, str] = {}
         """Steps at which a quasi-Newton stage says that it can't go on."""
         self.calls: list[tuple[int, int]] = []
@@ -46,7 +49,8 @@ class NumpyBackend:
     def enter(self, state: Arrays, stage: int) -> Arrays:
         dtype = np.dtype(self.stages[stage].precision or "float64")
         params = {k: np.asarray(v).astype(dtype) for k, v in state["params"].items()}
-        return {"stage": stage, "params": params, "count": 0, "constants": dict(state["constants"])}
+        fresh = {"stage": stage, "params": params, "count": 0, "constants": dict(state["constants"])}
+        return {**fresh, "aux": state["aux"]} if "aux" in state else fresh
 
     def step(self, state: Arrays, n: int, knobs: Any, feed: Feed, step: int) -> tuple[Arrays, Steps]:
         self.calls.append((step, n))
@@ -62,7 +66,10 @@ class NumpyBackend:
         for i in range(n):
             row = dict(zip(names, knobs[i].tolist(), strict=True))
             constants = {k.removeprefix("task/"): v for k, v in row.items() if k.startswith("task/")}
-            found = self._means(_rounded(state["params"], stage), _now(draw, i), constants, step + i)
+            aux = self.aux(state)
+            found = self._means(_rounded(state["params"], stage), _now(draw, i), constants, step + i, aux=aux)
+            if hasattr(stage, "lr"):
+                state["aux"] = pointwise.advanced(OPS, self.task, aux, row, 1)
             losses[i], evaluations[i] = [found[t] for t in terms], 1
             ok[i] = np.isfinite(losses[i]).all()
             if ok[i]:
@@ -89,15 +96,24 @@ class NumpyBackend:
         for k, v in state["params"].items():
             state["params"][k] = (v - size * slopes[k]).astype(v.dtype)
 
-    def _means(self, params: Arrays, batches: Batches, constants: Any, step: int, training: bool = True) -> Arrays:
+    def _means(
+        self, params: Arrays, batches: Batches, constants: Any, step: int, training: bool = True, aux: Any = None
+    ) -> Arrays:
+        """The mean of every term; with `aux` those of a step, which notes in it what weights of points need."""
         kinds = {t.name: t.kind for t in self.task.terms}
         context = Context(constants, self.task.aux(), (self.settings.seed, step), training)
         means = {}
         with np.errstate(all="ignore"):
             for batch, columns in batches.items():
-                for name, value in self.task.per_sample(OPS, dict(params), batch, columns, context).items():
+                values = self.task.per_sample(OPS, dict(params), batch, columns, context)
+                factors = pointwise.factors(OPS, self.task, batch, aux or {}, columns if aux is not None else {})
+                if aux is not None:
+                    aux.update(pointwise.noted(OPS, self.task, batch, aux, columns, values))
+                for name, value in values.items():
                     parts = value if isinstance(value, tuple) else (value,)
-                    means[name] = float(sum(np.mean(p * p if kinds[name] == "residual" else p) for p in parts))
+                    factor = factors[kinds[name] == "residual"]
+                    squared = [p * p if kinds[name] == "residual" else p for p in parts]
+                    means[name] = float(sum(np.mean(p if factor is None else factor * p) for p in squared))
         return means
 
     def evaluate(self, state: Arrays, batches: Batches) -> dict[str, float]:
@@ -122,6 +138,12 @@ class NumpyBackend:
         known = {"losses": losses, "gradient": slopes.sum(axis=0), **of_gradients(slopes), **kernels}
         return {name: known[name] for name in what}
 
+    def aux(self, state: Arrays) -> Arrays:
+        return dict(state.get("aux") or self.task.aux())
+
+    def with_aux(self, state: Arrays, new: Mapping[str, Any]) -> Arrays:
+        return {**state, "aux": {**self.aux(state), **new}}
+
     def parameters(self, state: Arrays) -> Arrays:
         return dict(state["params"])
 
@@ -132,6 +154,7 @@ class NumpyBackend:
         stage = self.stages[state["stage"]]
         arrays = {f"params/{k}": v for k, v in state["params"].items()}
         arrays |= {f"constants/{k}": np.asarray(v) for k, v in state["constants"].items()}
+        arrays |= {f"aux/{k}": np.asarray(v) for k, v in self.aux(state).items() if k.startswith(pointwise.PREFIX)}
         arrays[f"optimizer/{stage.kind}/count"] = np.asarray(state["count"])
         return arrays, {"stage": state["stage"], "precision": stage.precision}
 
@@ -141,7 +164,8 @@ class NumpyBackend:
 
         count = next(v for k, v in arrays.items() if k.endswith("/count"))
         constants = {k: float(v) for k, v in of("constants/").items()}
-        return {"stage": meta["stage"], "params": of("params/"), "count": int(count), "constants": constants}
+        state = {"stage": meta["stage"], "params": of("params/"), "count": int(count), "constants": constants}
+        return {**state, "aux": of("aux/")} if of("aux/") else state
 
     def compilations(self) -> dict[str, int]:
         return {}
