@@ -129,8 +129,9 @@ def _trains(experiment: Experiment, task: Task) -> None:
     for i, stage in enumerate(experiment.stages):
         if isinstance(experiment.derivatives.laplacian, EstimatedLaplacian) and not isinstance(stage, FIRST_ORDER):
             raise UserError(
-                f"the stage {stage.name!r} compares losses of different steps, and an estimated Laplacian changes at "
-                "every step: take a first-order optimizer such as adam, or `derivatives: {laplacian: {kind: exact}}`",
+                f"the stage {stage.name!r} compares losses of many iterations, which an estimated Laplacian, with new "
+                "directions at every step, does not allow: take a first-order optimizer such as adam, or "
+                "`derivatives: {laplacian: {kind: exact}}`",
                 path=f"stages.{i}.kind",
             )
         if getattr(stage, "compute", None) and precision_of(stage, experiment.precision) == "float64":

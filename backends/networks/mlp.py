@@ -24,7 +24,7 @@ class _Connected(Network):
     depth: Depth = 4
     """Hidden layers."""
     activation: Activation = "tanh"
-    """Function of each hidden unit; all but relu have the derivatives that equations of second and higher order need."""
+    """Function of each hidden unit; all but relu suit equations of second order and above."""
     features: FourierFeatures | None = None
     """Random Fourier features of the inputs in front of the first layer; default: the inputs themselves."""
 
