@@ -212,7 +212,7 @@ class JetOps:
         first = next((p for p in (x, y) if isinstance(p, Jet)), None)
         if first is None:
             return self.ops.where(condition, x, y)
-        zero = self.ops.zeros((1, 1), like=first)
+        zero = self.ops.zeros((1, 1), like=first.value)
         pairs = zip(*(p.channels if isinstance(p, Jet) else first.constant(p).channels for p in (x, y)), strict=True)
         picked = [
             None if u is None and v is None else self.ops.where(condition, *(zero if c is None else c for c in (u, v)))
