@@ -1,8 +1,9 @@
-"""How many points go through the network at once on a CPU.
+"""How many points go through the network at once.
 
-A layer's numbers should stay in the L2 cache between forward and backward pass: 100 to 250 kB of them per
+On a CPU a layer's numbers should stay in the L2 cache between forward and backward pass: 100 to 250 kB of them per
 layer. Measured (Burgers, 64 x 4, 10,000 points, one core): 36 ms per step in chunks of 250 against 42 to 70
-in one go; up to 2.8x for third and fourth derivatives. The optimum is flat, a factor of 2 costs 1 to 5 %.
+in one go; up to 2.8x for third and fourth derivatives. The optimum is flat, a factor of 2 costs 1 to 5 %. An
+accelerator takes the whole batch, unless an estimate says that its memory does not hold what a pass keeps.
 """
 
 from __future__ import annotations
@@ -20,20 +21,35 @@ PER_CALL = 4
 """A backend that pays for each call of a compiled function (torch) takes so many times the chunk."""
 FAR = 3.0
 """A divisor farther from the rule than this factor is worse than the whole batch."""
+KEPT = 40
+"""Arrays as large as the widest layer that an accelerator holds at once in a training pass: ten layers with input,
+result, what the activation's backward needs, and a cotangent; deliberately too many for small networks."""
+PART = 0.5
+"""Of an accelerator's memory that a pass may take; the rest is for parameters, optimizers, other sets and copies."""
 
 
 def chunk_size(
-    samples: int, asked: int | Literal["auto"] | None, width: int, itemsize: int, device: str, per_call: bool
+    samples: int,
+    asked: int | Literal["auto"] | None,
+    width: int,
+    itemsize: int,
+    device: str,
+    per_call: bool,
+    room: float = math.inf,
 ) -> int:
     """Samples per pass: a divisor of `samples`, which is what one worker has of a batch.
 
-    asked: what the file says ("auto" applies the rule above on a CPU and takes the whole batch elsewhere, None never
-    chunks); width: numbers per sample in the widest layer (channels times units); itemsize: bytes per number.
+    asked: what the file says ("auto" applies the rules above, None never chunks); width: numbers per sample in the
+    widest layer (channels times units); itemsize: bytes per number; room: bytes of an accelerator's memory.
     Raises UserError where the asked chunk does not divide the samples.
     """
     if isinstance(asked, int):
         return _given(samples, asked)
-    if asked is None or not device.startswith("cpu") or samples * width * itemsize < WHOLE_BYTES:
+    if asked is None:
+        return samples
+    if not device.startswith("cpu"):
+        return max(d for d in divisors(samples) if d == 1 or d * width * itemsize * KEPT <= PART * room)
+    if samples * width * itemsize < WHOLE_BYTES:
         return samples
     rule = LAYER_BYTES * (PER_CALL if per_call else 1) / (width * itemsize)
     best = min(divisors(samples), key=lambda d: abs(math.log(d / rule)))

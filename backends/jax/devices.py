@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from importlib import metadata
 from typing import Any
@@ -34,6 +35,14 @@ def device_of(name: str) -> Any:
     """The device of a resolved name, among those of this process."""
     kind, _, number = name.partition(":")
     return jax.local_devices(backend="cpu" if kind == "cpu" else "gpu")[int(number or 0)]
+
+
+def room(platform: str) -> float:
+    """Bytes of memory that this process may use on a device of this kind; infinite for a CPU."""
+    if platform == "cpu":
+        return math.inf
+    stats = jax.local_devices(backend="gpu")[0].memory_stats() or {}
+    return float(stats.get("bytes_limit", math.inf))
 
 
 def versions() -> dict[str, str]:

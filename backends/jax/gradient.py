@@ -19,6 +19,7 @@ import numpy as np
 from backends import pointwise
 from backends.chunks import chunk_size
 from backends.errors import UserError, nearest
+from backends.jax.devices import room
 from backends.jax.distributed import total
 from backends.jax.ops import OPS
 from backends.jax.program import Program
@@ -235,7 +236,8 @@ def passes(program: Program, batch: str, samples: int, drawn: bool = False) -> i
         return samples // program.accumulate
     asked = None if task.reduced(batch) else task.chunk(batch)
     itemsize = np.dtype(program.precision).itemsize
-    return chunk_size(samples, asked, task.width(batch), itemsize, program.platform, per_call=False)
+    platform = program.platform
+    return chunk_size(samples, asked, task.width(batch), itemsize, platform, per_call=False, room=room(platform))
 
 
 def _count(columns: Columns) -> int:

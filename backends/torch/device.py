@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -31,6 +32,11 @@ def resolve_device(name: str) -> str:
         there = f"cuda:0 … cuda:{count - 1}" if count > 1 else "cuda:0" if count else "none"
         raise UserError(f"{name!r} is not on this machine; graphics devices that torch sees: {there}", path="device")
     raise UserError(f"the torch backend knows no device {name!r}; allowed: auto, cpu, cuda, cuda:0, …", path="device")
+
+
+def room(device: str) -> float:
+    """Bytes of memory of a device; infinite for a CPU."""
+    return float(torch.cuda.get_device_properties(device).total_memory) if device.startswith("cuda") else math.inf
 
 
 def slow_half(compute: str | None, device: str) -> str:

@@ -17,7 +17,7 @@ from backends.chunks import chunk_size
 from backends.errors import UserError
 from backends.protocol import World, share
 from backends.task import Batches, Draw, Feed, Task
-from backends.torch.device import put
+from backends.torch.device import put, room
 
 Tensors = dict[str, torch.Tensor]
 INDEX = "index"
@@ -84,7 +84,8 @@ class Holder:
             asked = None if self.task.reduced(name) else self.task.chunk(name)
             if self.accumulate > 1 and stacked:
                 asked = samples // self.accumulate
-            size = chunk_size(samples, asked, self.task.width(name), dtype.itemsize, self.device, per_call=True)
+            width, bytes_ = self.task.width(name), room(self.device)
+            size = chunk_size(samples, asked, width, dtype.itemsize, self.device, per_call=True, room=bytes_)
             passes = samples // size
             tensors = {k: put(v if picks else v[rows], dtype, self.device) for k, v in mine.items()}
             self._fixed[name] = [tensors] * passes if picks else cut(tensors, passes)

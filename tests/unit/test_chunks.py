@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends.chunks import chunk_size, divisors
+from backends.chunks import KEPT, chunk_size, divisors
 from backends.errors import UserError
 
 
@@ -29,6 +29,15 @@ def test_small_batches_accelerators_and_prime_numbers_of_points_go_in_one_pass()
     assert chunk_size(100_000, "auto", 256, 4, "cuda:0", False) == 100_000
     assert chunk_size(10_007, "auto", 256, 4, "cpu", False) == 10_007
     assert chunk_size(10_000, None, 256, 4, "cpu", False) == 10_000
+
+
+def test_an_accelerator_takes_passes_where_its_memory_would_not_hold_the_batch() -> None:
+    pass_bytes = 256 * 4 * KEPT
+    assert chunk_size(10_000, "auto", 256, 4, "cuda:0", False, room=2 * 10_000 * pass_bytes) == 10_000
+    assert chunk_size(10_000, "auto", 256, 4, "cuda:0", False, room=2 * 9_999 * pass_bytes) == 5_000
+    assert chunk_size(10_000, "auto", 256, 4, "cuda:0", True, room=2 * 700 * pass_bytes) == 625
+    assert chunk_size(10_000, "auto", 256, 4, "cuda:0", True, room=1.0) == 1
+    assert chunk_size(10_000, None, 256, 4, "cuda:0", True, room=1.0) == 10_000
 
 
 @given(st.integers(1, 50_000), st.integers(1, 2000), st.sampled_from([4, 8]), st.booleans())
