@@ -25,6 +25,8 @@ Array = NDArray[np.float64]
 Params = Mapping[str, NDArray[np.float64]]
 Activations = Callable[[dict[str, Array]], list[Array]]
 """Parameters of one chain (without its prefix) -> what its hidden layers give, [width, samples] each."""
+Kept = Mapping[str, list[NDArray[np.intp]]]
+"""Prefix of a chain -> the units of each hidden layer that stay."""
 GATES = ("u", "v")
 
 
@@ -45,7 +47,8 @@ class Chain:
             match = re.fullmatch(r"(.*?)w(\d+)", name)
             if match:
                 found[match[1]] = max(found.get(match[1], 0), int(match[2]))
-        return tuple(cls(prefix, depth, f"{prefix}w_u" in names) for prefix, depth in found.items())
+        whole = {p: d for p, d in found.items() if {f"{p}w0", f"{p}b0"} <= set(names) and d}
+        return tuple(cls(prefix, depth, f"{prefix}w_u" in names) for prefix, depth in whole.items())
 
     def incoming(self, k: int) -> tuple[str, ...]:
         """Names of the weights that lead into hidden layer k, without prefix; their biases begin with b."""
@@ -83,28 +86,21 @@ def _grown(weight: Array, fresh: Array, old: int, width: int, *, entering: bool)
     return grown
 
 
-def restrict(params: Params, width: int, activations: Activations) -> dict[str, Array]:
-    """Nearly the same function with `width` units in every hidden layer, and exactly it where units do nothing.
+def restrict(params: Params, width: int, activations: Activations) -> tuple[dict[str, Array], Kept]:
+    """(nearly the same function with `width` units in every hidden layer, and exactly it where units do nothing; the
+    units that were kept).
 
     Layer by layer from the last one: a unit's relevance is the spread of what it gives times the relevance that its
     outgoing weights lead to; the most relevant units stay, in their order, and what the others gave is replaced by its
     least-squares fit with those and a constant.
     """
-    out = {name: np.asarray(value, np.float64) for name, value in params.items()}
+    out, kept = {name: np.asarray(value, np.float64) for name, value in params.items()}, {}
     for chain in Chain.of(params):
         mine = {n.removeprefix(chain.prefix): v for n, v in out.items() if n.startswith(chain.prefix)}
-        out |= {chain.prefix + n: v for n, v in _restricted(chain, mine, width, activations(mine)).items()}
-    return out
-
-
-def kept_units(params: Params, width: int, activations: Activations) -> dict[str, list[NDArray[np.intp]]]:
-    """Prefix of a chain -> the units of each hidden layer that `restrict` keeps."""
-    out = {}
-    for chain in Chain.of(params):
-        mine = {n.removeprefix(chain.prefix): np.asarray(v, np.float64) for n, v in params.items()
-                if n.startswith(chain.prefix)}  # fmt: skip
-        out[chain.prefix] = _kept(chain, mine, width, activations(mine))
-    return out
+        hidden = activations(mine)
+        kept[chain.prefix] = _kept(chain, mine, width, hidden)
+        out |= {chain.prefix + n: v for n, v in _restricted(chain, mine, kept[chain.prefix], hidden).items()}
+    return out, kept
 
 
 def _kept(chain: Chain, params: Params, width: int, hidden: list[Array]) -> list[NDArray[np.intp]]:
@@ -118,8 +114,9 @@ def _kept(chain: Chain, params: Params, width: int, hidden: list[Array]) -> list
     return [np.sort(np.argsort(-s, kind="stable")[:width]) for s in scores]
 
 
-def _restricted(chain: Chain, params: dict[str, Array], width: int, hidden: list[Array]) -> dict[str, Array]:
-    kept = _kept(chain, params, width, hidden)
+def _restricted(
+    chain: Chain, params: dict[str, Array], kept: list[NDArray[np.intp]], hidden: list[Array]
+) -> dict[str, Array]:
     for k in reversed(range(chain.depth)):
         stay = kept[k]
         leave = np.setdiff1d(np.arange(len(hidden[k])), stay)
@@ -168,7 +165,7 @@ def _filled(value: Array, rows: int, columns: int, fill: bool) -> Array:
     return grown
 
 
-def restricted_moments(moments: Params, kept: Mapping[str, list[NDArray[np.intp]]]) -> dict[str, Array]:
+def restricted_moments(moments: Params, kept: Kept) -> dict[str, Array]:
     """Moments of the weights that stay."""
     out = {name: np.asarray(value, np.float64) for name, value in moments.items()}
     for chain in Chain.of(moments):

@@ -34,6 +34,10 @@ class AnyStage(Leaf):
     """Optimizer steps (iterations of a quasi-Newton stage)."""
     epochs: PositiveFloat | None = None
     """Length in passes over the data, instead of `steps`."""
+    width: Annotated[int, Field(ge=1, le=65536)] | None = None
+    """Units of the network's hidden layers in this stage (an mlp or modified_mlp); default: `network.width`. Where it
+    changes, the network goes on computing the same function (`backends.prolongation`), and a stage with the same
+    optimizer keeps its moments."""
     precision: Precision | None = None
     """Default: the file's `precision`, else float64 for quasi-Newton stages and float32 for the others."""
 

@@ -14,7 +14,7 @@ from backends.own_code import load as load_own
 from backends.protocol import Backend, Settings, World, precision_of
 from backends.stages import Stage
 from backends.task import Task
-from orchestrator import build
+from orchestrator import build, levels
 from orchestrator.config import Experiment
 
 CAPACITY = 500
@@ -69,4 +69,9 @@ def assemble(
         world=world,
         warn=warn,
     )
-    return Assembled(experiment, module, device, task, stages, module.build(task, stages, settings))
+
+    def of(one: Experiment) -> Backend[Any]:
+        same = one is experiment
+        return module.build(task if same else change(build.task_of(one, folder, network)), stages, settings)
+
+    return Assembled(experiment, module, device, task, stages, levels.backend_of(experiment, of))

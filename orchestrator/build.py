@@ -20,6 +20,7 @@ from backends.randomness import generator
 from backends.stages import FIRST_ORDER
 from backends.task import Parts, Task
 from backends.weighting import check as check_weights
+from orchestrator import levels
 from orchestrator.callbacks import CustomCallback, EarlyStopping, Ramp, ReduceOnPlateau
 from orchestrator.callbacks import check as check_callbacks
 from orchestrator.config import Experiment
@@ -40,11 +41,11 @@ def task_of(experiment: Experiment, folder: Path, network: Any = None) -> Task:
         Parts(
             network=network or experiment.network,
             constraints=experiment.constraints,
-            points=experiment.points.by_term(),
             conserve=dict(experiment.conserve),
-            adapt=experiment.points.adapt,
+            points=experiment.points.by_term(),
             coords=experiment.coords,
             geometry=experiment.geometry,
+            adapt=experiment.points.adapt,
             data=experiment.data,
             reference=experiment.reference,
             scale_coords=experiment.scaling.coords,
@@ -54,7 +55,6 @@ def task_of(experiment: Experiment, folder: Path, network: Any = None) -> Task:
             workers=max(experiment.resources.workers, 1),
         )
     )
-    if estimated and not getattr(task, "estimated", {}):
     for name in ("coords", "geometry"):
         if getattr(experiment, name) and not isinstance(task, PdeTask):
             kind = experiment.task.kind
@@ -62,6 +62,7 @@ def task_of(experiment: Experiment, folder: Path, network: Any = None) -> Task:
     if experiment.conserve and not isinstance(task, PdeTask):
         kind = experiment.task.kind
         raise UserError(f"laws are those of an equation, and the task {kind!r} has none; remove this", path="conserve")
+    if estimated and not getattr(task, "estimated", {}):
         raise UserError("only the Laplacian of an equation can be estimated; remove this", path="derivatives.laplacian")
     return task
 
@@ -95,6 +96,7 @@ def check(experiment: Experiment, folder: Path) -> Task:
             experiment.gradients.custom.load(folder)
         except UserError as error:
             raise UserError(str(error), path="gradients.custom.target") from error
+    levels.widths(experiment)
     _best_exists(experiment, task)
     _trains(experiment, task)
     return task
@@ -125,7 +127,8 @@ def _trains(experiment: Experiment, task: Task) -> None:
     if isinstance(experiment.network, CustomNetwork):  # only its framework knows its parameters
         check_terms(experiment.groups, task.terms)
     elif experiment.groups:
-        Grouping.of(experiment.groups, task.init(generator(experiment.seed, "init")), task.terms)
+        own = experiment.weights.trained([t.name for t in task.terms if t.trained])
+        Grouping.of(experiment.groups, {**task.init(generator(experiment.seed, "init")), **own}, task.terms)
     for i, stage in enumerate(experiment.stages):
         if isinstance(experiment.derivatives.laplacian, EstimatedLaplacian) and not isinstance(stage, FIRST_ORDER):
             raise UserError(

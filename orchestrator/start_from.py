@@ -12,7 +12,7 @@ from backends.networks.custom import CustomNetwork
 from backends.pointwise import PREFIX
 from backends.randomness import generator
 from backends.weighting.uncertainty import PREFIX as WEIGHTING
-from orchestrator import build
+from orchestrator import build, levels
 from orchestrator.config import Experiment
 from orchestrator.folder import find
 
@@ -60,7 +60,7 @@ def weights(experiment: Experiment, folder: Path) -> Shapes | None:
     """Shapes of the trained arrays of an experiment; None for a user's own network, which only its framework knows."""
     if isinstance(experiment.network, CustomNetwork):
         return None
-    task = build.task_of(experiment, folder)
+    task = build.task_of(levels.first(experiment), folder)
     params = task.init(generator(experiment.seed, "init"))
     return shapes({**{f"params/{k}": v for k, v in params.items()}, **{f"aux/{k}": v for k, v in task.aux().items()}})
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -42,6 +42,15 @@ class _Connected(Network):
     def _front(self, ops: Any, params: Mapping[str, Any], h: Any) -> Any:
         return self.features.apply(ops, params, h) if self.features else h
 
+    def hidden(self, ops: Any, params: Mapping[str, Any], h: Any) -> Iterator[Any]:
+        """What every hidden layer gives, [width, samples] each, in order."""
+        raise TypeError(f"{type(self).__name__} needs a method hidden(ops, params, h)")
+
+    def apply(self, ops: Any, params: Mapping[str, Any], h: Any) -> Any:
+        for layer in self.hidden(ops, params, h):
+            h = layer
+        return self._out(ops, params, h)
+
     def _out(self, ops: Any, params: Mapping[str, Any], h: Any) -> Any:
         return ops.linear(h, params[f"w{self.depth}"], params[f"b{self.depth}"])
 
@@ -51,12 +60,12 @@ class MLP(_Connected):
 
     kind: Literal["mlp"] = "mlp"
 
-    def apply(self, ops: Any, params: Mapping[str, Any], h: Any) -> Any:
+    def hidden(self, ops: Any, params: Mapping[str, Any], h: Any) -> Iterator[Any]:
         f = getattr(ops, self.activation)
         h = self._front(ops, params, h)
         for k in range(self.depth):
             h = f(ops.linear(h, params[f"w{k}"], params[f"b{k}"]))
-        return self._out(ops, params, h)
+            yield h
 
 
 class ModifiedMLP(_Connected):
@@ -74,7 +83,7 @@ class ModifiedMLP(_Connected):
             params[f"b_{gate}"] = np.zeros(self.width)
         return params
 
-    def apply(self, ops: Any, params: Mapping[str, Any], h: Any) -> Any:
+    def hidden(self, ops: Any, params: Mapping[str, Any], h: Any) -> Iterator[Any]:
         f = getattr(ops, self.activation)
         h = self._front(ops, params, h)
         u, v = (f(ops.linear(h, params[f"w_{gate}"], params[f"b_{gate}"])) for gate in "uv")
@@ -82,4 +91,4 @@ class ModifiedMLP(_Connected):
         for k in range(self.depth):
             z = f(ops.linear(h, params[f"w{k}"], params[f"b{k}"]))
             h = z * difference + v  # one product instead of two: z u + (1 - z) v
-        return self._out(ops, params, h)
+            yield h

@@ -19,7 +19,7 @@ from backends.errors import OrchestratorError, RunFailed, UserError, nearest
 from backends.networks.custom import CustomNetwork
 from backends.own_code import load as load_own
 from backends.trained import Trained
-from orchestrator import build
+from orchestrator import build, levels
 from orchestrator.config import Experiment
 from orchestrator.exporting import describe, write
 from orchestrator.exporting.checkpoints import chosen
@@ -57,6 +57,7 @@ def export(
     target = target or folder.path / "exports" / f"step-{snapshot.step:09d}-{format}"
     write.refuse(target, force)
     experiment = read_experiment(folder.experiment).experiment
+    experiment = levels.saved(experiment, snapshot.meta)
     trained = trained_of(experiment, folder.path, snapshot, outputs, backend=FORMATS[format] or experiment.backend)
     about = describe.config(folder, experiment, snapshot, trained, format)
     if format == "safetensors":
