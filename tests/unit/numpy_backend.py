@@ -66,9 +66,10 @@ class NumpyBackend:
         for i in range(n):
             row = dict(zip(names, knobs[i].tolist(), strict=True))
             constants = {k.removeprefix("task/"): v for k, v in row.items() if k.startswith("task/")}
-            aux = self.aux(state)
-            found = self._means(_rounded(state["params"], stage), _now(draw, i), constants, step + i, aux=aux)
-            if hasattr(stage, "lr"):
+            aux = self.aux(state) if getattr(self.task, "pointwise", {}) else None
+            noting = {} if aux is None else {"aux": aux}
+            found = self._means(_rounded(state["params"], stage), _now(draw, i), constants, step + i, **noting)
+            if aux is not None and hasattr(stage, "lr"):
                 state["aux"] = pointwise.advanced(OPS, self.task, aux, row, 1)
             losses[i], evaluations[i] = [found[t] for t in terms], 1
             ok[i] = np.isfinite(losses[i]).all()

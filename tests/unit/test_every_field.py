@@ -50,6 +50,10 @@ POISSON: Tree = {
 }
 
 
+RARD: Tree = {"kind": "rard", "every": 4, "add": 3, "capacity": 40}
+CAUSAL: Tree = {"kind": "causal", "windows": 4, "every": 50}
+
+
 def poisson(**changes: Any) -> Tree:
     return {**POISSON, **changes}
 
@@ -114,6 +118,25 @@ BASES: dict[str, Tree] = {
     "inside": poisson(points={"pde": 24}),
     "one set": poisson(points={"pde": 24, "bc": 8}),
     "all adapt": poisson(points={"adapt": {"kind": "rad", "every": 4}, "pde": 24, "bc": 8}),
+    "rard": poisson(points={"pde": {"count": 24, "adapt": RARD}, "bc": 8}),
+    "scattered": poisson(points={"pde": {"count": 24, "adapt": {**RARD, "spread": 0.1}}, "bc": 8}),
+    "fresh": poisson(points={"pde": {"count": 24, "adapt": {"kind": "fresh", "every": 4}}, "bc": 8}),
+    "several": poisson(task={"kind": "kovasznay"}, points={"pde": {"count": 24, "adapt": {"every": 4}}}),
+    "several rard": poisson(task={"kind": "kovasznay"}, points={"pde": {"count": 24, "adapt": {**RARD, "add": 16}}}),
+    **{
+        kind: poisson(task={"kind": "heat"}, points={"pde": {"count": 24, "pointwise": {"kind": kind}}})
+        for kind in ("attention", "self_adaptive")
+    },
+    "causal": poisson(task={"kind": "heat"}, points={"pde": {"count": 24, "pointwise": {**CAUSAL, "eps": 0.1}}}),
+    "eager": poisson(task={"kind": "heat"}, points={"pde": {"count": 24, "pointwise": {**CAUSAL, "delta": 0.0}}}),
+    **{
+        f"{kind}, line search": poisson(
+            task={"kind": "heat"},
+            points={"pde": {"count": 24, "pointwise": {"kind": kind, "every": 4}}},
+            stages=[{"name": "polish", "kind": "lbfgs", "steps": 10}],
+        )
+        for kind in ("causal", "attention")
+    },
     "burgers": poisson(task={"kind": "burgers"}, points={"pde": 24, "ic": 8, "bc": 8}),
     "inverse": poisson(task={"kind": "inverse_heat"}, points={"pde": 24}),
     **{
@@ -315,6 +338,38 @@ CASES: list[tuple[str, str, Any, str]] = [
     ("all adapt", "points.adapt.k", 3.0, "points"),
     ("all adapt", "points.adapt.c", 0.0, "points"),
     ("all adapt", "points.adapt.candidates", 3, "points"),
+    ("several", "points.pde.adapt.by", ["pde/mass"], "points"),
+    ("several rard", "points.pde.adapt.by", ["pde/mass"], "points"),
+    ("fresh", "points.pde.adapt.every", 3, "points"),
+    *[
+        ("rard", f"points.pde.adapt.{name}", value, "points")
+        for name, value in (
+            ("every", 3),
+            ("add", 4),
+            ("capacity", 42),
+            ("k", 1.0),
+            ("c", 5.0),
+            ("candidates", 3),
+            ("spread", 0.1),
+        )
+    ],
+    ("scattered", "points.pde.adapt.noise", "uniform", "points"),
+    ("one set", "points.pde.pointwise", {"kind": "attention"}, "records"),
+    ("causal", "points.pde.pointwise.windows", 5, "records"),
+    ("causal", "points.pde.pointwise.eps", 0.2, "records"),
+    *[
+        ("eager", f"points.pde.pointwise.{name}", value, "records")
+        for name, value in (("factor", 5.0), ("last", 1.0), ("delta", 0.999999))
+    ],
+    *[
+        ("attention", f"points.pde.pointwise.{name}", value, "records")
+        for name, value in (("gamma", 0.9), ("eta", 0.1))
+    ],
+    *[
+        ("self_adaptive", f"points.pde.pointwise.{name}", value, "records")
+        for name, value in (("lr", 0.1), ("mask", "linear"), ("high", 1.000001))
+    ],
+    *[(f"{kind}, line search", "points.pde.pointwise.every", 3, "arrays") for kind in ("causal", "attention")],
     ("listed", "points.pde.path", "there.csv", "records"),
     ("inside", "reference", {"path": "here.csv"}, "records"),
     *[(base, path, "there.csv", "records") for base, path in (("observed", "data.path"), ("solved", "reference.path"))],
