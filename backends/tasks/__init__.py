@@ -17,6 +17,7 @@ from backends.tasks.euler_beam import EulerBeam
 from backends.tasks.ginzburg_landau import GinzburgLandau
 from backends.tasks.gray_scott import GrayScott
 from backends.tasks.heat import Heat
+from backends.tasks.heat_5d import Heat5D
 from backends.tasks.helmholtz import Helmholtz
 from backends.tasks.inverse_heat import InverseHeat
 from backends.tasks.kdv import KdV
@@ -33,7 +34,7 @@ from backends.tasks.vae import Vae
 from backends.tasks.wave import Wave
 
 __all__ = ["Advection", "AllenCahn", "Burgers", "Burgers2D", "Cavity", "CustomTask", "DiffusionReaction",
-           "EulerBeam", "GinzburgLandau", "GrayScott", "Heat", "HeatLayers", "Helmholtz", "InverseHeat",
+           "EulerBeam", "GinzburgLandau", "GrayScott", "Heat", "Heat5D", "HeatLayers", "Helmholtz", "InverseHeat",
            "KdV", "Kovasznay", "KuramotoSivashinsky", "Lorenz", "Poisson", "Poisson5D", "Poisson100D",
            "PoissonFrequencies", "Regression", "Schroedinger", "TaskUnion", "Vae", "Wave", "WaveLayers"]  # fmt: skip
 
@@ -57,6 +58,7 @@ TaskUnion = Annotated[
     | PoissonFrequencies
     | Poisson5D
     | Poisson100D
+    | Heat5D
     | HeatLayers
     | WaveLayers
     | EulerBeam
