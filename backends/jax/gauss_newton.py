@@ -62,7 +62,7 @@ def update(
         return losses, f, g, _curvature(program, solver, parts(solver), at, g)
 
     rows = sum(block.count(x) for block in parts("cg")) * program.world
-    solver = solving.chosen(stage, rows, x.size)
+    solver: solving.Solver = solving.chosen(stage, rows, x.size)
     problem = gauss_newton.Problem(assemble, lambda at: both(at, sloped=False)[:2])
     x, state, losses, evaluations, ended = gauss_newton.iteration(
         stage, OPS, problem, x, state, knobs["damping"], knobs["momentum"]

@@ -20,6 +20,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from backends import pointwise
 from backends.chunks import divisors
 from backends.gauss_newton import alone
 from backends.jax.gradient import passes
@@ -160,11 +161,13 @@ def _values(
         if now.updates and single:
             alone.refuse(f"changes {', '.join(sorted(now.updates))} with every batch")
         rows = next(iter(columns.values())).shape[0]
+        _, weighing = pointwise.factors(OPS, task, batch, context.aux, columns)
         found = []
         for name, weight in weights.items():
             value = given[name]
             for part in value if isinstance(value, tuple) else (value,):
                 part = jnp.asarray(part).astype(program.dtype)
+                part = part if weighing is None or part.ndim == 0 else part * jnp.sqrt(weighing)
                 found.append(part * jnp.sqrt(weight * ((rows if part.ndim == 0 else 1) / n)))
         return jnp.concatenate([jnp.reshape(p, -1) for p in found]) if reduced else jnp.stack(found)
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from backends import pointwise
 from backends.errors import OrchestratorError
 from backends.gauss_newton import alone
 from backends.jets import forward
@@ -73,11 +74,13 @@ class Residuals:
         if context.updates and single:
             alone.refuse(f"changes {', '.join(sorted(context.updates))} with every batch")
         rows = next(iter(columns.values())).shape[0]
+        _, weighing = pointwise.factors(OPS, o.task, self.batch, self.aux, columns)
         n, found = self.count * o.world.size, []
         for name in self.names:
             value = given[name]
             for part in value if isinstance(value, tuple) else (value,):
                 part = part.to(x.dtype)
+                part = part if weighing is None or part.ndim == 0 else part * torch.sqrt(weighing)
                 found.append(part * torch.sqrt(knobs[f"weight/{name}"] * ((1 if part.ndim else rows) / n)))
         return torch.cat([p.reshape(-1) for p in found]) if self.reduced else torch.stack(found)
 
