@@ -24,6 +24,8 @@ NORMAL = "normal_"
 """`normal_x`: a column with a component of the outward normal, on the boundary."""
 SHARE = "points/share"
 """A column by which each sample's part in the means of its terms is multiplied (its own mean is 1)."""
+WEIGHT = "points/weight"
+"""A column with the weight of each sample, for figures (`backends.pointwise`)."""
 PLACE = "points/place"
 """A column with the place of each sample's weight in the state of `backends.pointwise`."""
 

@@ -60,6 +60,8 @@ def adapted(
             f"a capacity of {sampling.size} points can't be dealt evenly to {workers} workers; take {near}",
             path=f"{path}.capacity",
         )
+    if rule.spread and region.nodes:
+        raise UserError(f"points of {region.name} would leave their nodes; remove it", path=f"{path}.spread")
     if rule.spread:
         sampling = replace(sampling, moved=partial(_moved, problem, region, recording.exact, rule))
     return sampling
@@ -68,7 +70,10 @@ def adapted(
 def _moved(
     problem: Problem, region: Region, exact: Sequence[str], rule: Rard, columns: Columns, rng: np.random.Generator
 ) -> Columns:
-    """Points at random distances from the given ones, along every coordinate that their face leaves free."""
+    """Points at random distances from the given ones, along every coordinate that their face leaves free.
+
+    In space, one that would leave the geometry stays where it is.
+    """
     box, out = problem.box(), dict(columns)
     space = spatial(problem)
     held = {c for c, _ in region.where}

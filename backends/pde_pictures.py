@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backends.domain import beyond
-from backends.names import EXACT
+from backends.names import EXACT, SHARE, WEIGHT
 from backends.parameters import middle, parameters
 from backends.reference import DEFAULT_GRID, grid, solved
 from backends.task import Batches, Columns, Picture, Predict, Reference
@@ -134,15 +134,31 @@ def _cut(points: Columns, axes: Mapping[str, Any], what: str) -> str:
 
 
 def _points(task: PdeTask, predict: Predict, samples: Batches, shown: tuple[str, ...]) -> Picture | None:
-    """The present training points inside the box, coloured by the root of the sum of their squared residuals."""
+    """The present training points that count: those inside the box, and of every set that changes or is weighed.
+
+    Coloured by the root of the sum of their squared residuals, and again by their weights where they have some. Of more
+    than two coordinates it is a projection onto those that the other figures show.
+    """
+    panels: dict[str, NDArray[np.float64]] = {}
     for batch, recording in task.recordings.items():
-        if recording.region.interior and batch in samples:
-            columns = samples[batch]
-            found = predict([f"residual/{t}" for t in recording.names], columns)
-            size = np.sqrt(sum(np.square(v) for v in found.values()))
-            across = columns[shown[0]]
-            up = columns[shown[1]] if len(shown) > 1 else size
-            names = shown if len(shown) > 1 else (*shown, "|residual|")
-            panels = {f"{len(across)} points": np.stack([across, up, size], 1)}
-            return Picture("points", "scatter", panels, {name: np.empty(0) for name in names}, "points")
-    return None
+        sampling = task.sets.samplings.get(batch)
+        changes = sampling is not None and (sampling.adapt is not None or batch in task.pointwise)
+        if batch not in samples or not (recording.region.interior or changes) or recording.reduced:
+            continue
+        given = samples[batch]
+        columns = {c: v[given[SHARE] > 0] for c, v in given.items()} if SHARE in given else given
+        found = predict([f"residual/{t}" for t in recording.names], columns)
+        size = np.sqrt(sum(np.square(v) for v in found.values()))
+        where = "" if recording.region.interior else f", {batch}"
+        values = {f"{len(size)} points{where}": size}
+        if WEIGHT in columns:
+            values[f"weights{where}"] = columns[WEIGHT]
+        for title, value in values.items():
+            up = columns[shown[1]] if len(shown) > 1 else value
+            panels[title] = np.stack([columns[shown[0]], up, value], 1)
+    if not panels:
+        return None
+    names = shown if len(shown) > 1 else [*shown, "value"]
+    others = [c for c in task.problem.coords if c not in shown]
+    title = f"points, along {', '.join(others)}" if others else "points"
+    return Picture("points", "scatter", panels, {name: np.empty(0) for name in names}, title)

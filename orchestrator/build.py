@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from backends import pointwise
 from backends.custom_optimizer import CustomOptimizer
 from backends.errors import UserError, nearest
 from backends.estimator import EstimatedLaplacian
@@ -42,6 +43,7 @@ def task_of(experiment: Experiment, folder: Path, network: Any = None) -> Task:
             network=network or experiment.network,
             constraints=experiment.constraints,
             conserve=dict(experiment.conserve),
+            multiscale=dict(experiment.multiscale),
             points=experiment.points.by_term(),
             coords=experiment.coords,
             geometry=experiment.geometry,
@@ -55,7 +57,7 @@ def task_of(experiment: Experiment, folder: Path, network: Any = None) -> Task:
             workers=max(experiment.resources.workers, 1),
         )
     )
-    for name in ("coords", "geometry"):
+    for name in ("multiscale", "coords", "geometry"):
         if getattr(experiment, name) and not isinstance(task, PdeTask):
             kind = experiment.task.kind
             raise UserError(f"the task {kind!r} is no equation and has no {name}; remove this", path=name)
@@ -176,6 +178,7 @@ def _best_exists(experiment: Experiment, task: Task) -> None:
         known.append("error/l2")
         known += [f"error/l2/{o}" for o in task.outputs]
     known += list(task.readings(_initial(task)))
+    known += pointwise.names(getattr(task, "pointwise", {}))
     asked = [("checkpoint.best", experiment.checkpoint.best)]
     asked += [
         (f"callbacks.{i}.metric", c.metric)

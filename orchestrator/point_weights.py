@@ -3,17 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from backends import pointwise
+from backends.names import WEIGHT
 from backends.points import PointFeed
 from backends.protocol import Backend
-from backends.task import Task
+from backends.task import Batches, Draw, Task
 from orchestrator.timeline import due
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A feed whose samples say their weights."""
+
+    feed: Any
+    sets: Mapping[str, pointwise.Weighted]
+    aux: Mapping[str, NDArray[Any]]
+
+    def take(self, step: int, n: int) -> Draw:
+        """What the feed gives, with the column `names.WEIGHT`."""
+        draw = self.feed.take(step, n)
+        return replace(draw, fixed=lambda: self._weighed(draw.fixed())) if self.sets else draw
+
+    def _weighed(self, batches: Batches) -> Batches:
+        of = {b: {WEIGHT: pointwise.of_points(w, self.aux, batches[b])} for b, w in self.sets.items()}
+        return {batch: {**columns, **of.get(batch, {})} for batch, columns in batches.items()}
 
 
 @dataclass(frozen=True)
@@ -61,6 +80,11 @@ class PointWeights:
             first = {t.batch: t.name for t in reversed(self.task.terms)}
             found |= {f"points/{first[b]}": float(n) for b, n in self.feed.active.items()}
         return found
+
+    def shown(self, state: Any) -> Shown:
+        """The feed for figures: with the weights as a column."""
+        aux = self.backend.aux(state) if self.sets else {}
+        return Shown(self.feed, self.sets, aux)
 
     def _renewed(self, state: Any, weighted: pointwise.Weighted, knobs: Mapping[str, float], steps: int) -> Any:
         columns = self.feed.take(0, 1).fixed()[weighted.batch]

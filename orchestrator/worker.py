@@ -145,7 +145,9 @@ def ready(
         reweigh=pieces.reweigh,
         save=pieces.save,
         record=recorder.metrics,
-        draw=lambda state, step: recorder.draw(task, predictor(backend, state), feed, step),
+        draw=lambda state, step: recorder.draw(
+            task, predictor(task, backend, state), pieces.weights.shown(state), step
+        ),
         report=host.report,
         stop=pieces.stop,
         keep=recorder.keep,

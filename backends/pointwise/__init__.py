@@ -28,7 +28,20 @@ from backends.ops import NumpyOps
 from backends.pointwise import attention, causal, self_adaptive
 from backends.spec import Attention, Causal, SelfAdaptive
 
-__all__ = ["PREFIX", "Weighted", "advanced", "factors", "initial", "knobs", "moved", "noted", "readings", "renewed"]
+__all__ = [
+    "PREFIX",
+    "Weighted",
+    "advanced",
+    "factors",
+    "initial",
+    "knobs",
+    "moved",
+    "names",
+    "noted",
+    "of_points",
+    "readings",
+    "renewed",
+]
 
 Array = Any
 State = dict[str, Any]
@@ -224,6 +237,19 @@ def renewed(
 def moved(weighted: Weighted, aux: Mapping[str, NDArray[Any]], kept: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
     """The state after the points of the set changed (`PointFeed.adopt`)."""
     return weighted.named(weighted.rule.moved(weighted.of(aux), kept))
+
+
+def of_points(
+    weighted: Weighted, aux: Mapping[str, NDArray[Any]], columns: Mapping[str, NDArray[Any]]
+) -> NDArray[np.float64]:
+    """The weight of each point of the set, [samples]."""
+    state = {name: np.asarray(v, np.float64) for name, v in weighted.of(aux).items()}
+    return weighted.rule.factor(NumpyOps(), weighted.spec, state, columns[PLACE])
+
+
+def names(sets: Mapping[str, Weighted]) -> list[str]:
+    """The metrics that `readings` gives."""
+    return list(readings(sets, initial(sets)))
 
 
 def readings(sets: Mapping[str, Weighted], aux: Mapping[str, NDArray[Any]]) -> dict[str, float]:
