@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from orchestrator.config import Experiment
 from orchestrator.evaluate import Yardstick
 from orchestrator.knobs import Knobs, initial
 
-STEPS, EVERY, SEEDS = 10_000, 100, range(5)
+STEPS, EVERY, SEEDS = 5000, 100, range(5)
 Weights = dict[str, Any]
 
 
@@ -32,12 +33,12 @@ class Setting:
 
 
 PROBLEMS: dict[str, Setting] = {
-    "burgers": Setting({"kind": "burgers"}, ("ic", "bc"), {"pde": 500, "ic": 100, "bc": 100}),
+    "burgers": Setting({"kind": "burgers", "nu": 0.03 / math.pi}, ("ic", "bc"), {"pde": 500, "ic": 100, "bc": 100}),
     "helmholtz": Setting({"kind": "helmholtz"}, ("bc",), {"pde": 500, "bc": 100}),
-    "wave": Setting({"kind": "wave"}, ("ic", "ic_t", "bc"), {"pde": 500, "ic": 100, "bc": 100}),
+    "wave": Setting({"kind": "wave", "speed": 0.5}, ("ic", "ic_t", "bc"), {"pde": 500, "ic": 100, "bc": 100}),
     "kovasznay": Setting({"kind": "kovasznay"}, ("bc", "outlet"), {"pde/x": 500, "bc": 100}),
 }
-"""Burgers nu = 0.01/pi; Helmholtz sin(pi x) sin(4 pi y), k = 1; the wave equation, c = 2; Kovasznay flow, Re 20."""
+"""Burgers' viscosity and the speed of the wave are such that Adam alone gets somewhere with so few points."""
 
 
 def constrained(weight: float) -> Callable[[Sequence[str]], Weights]:

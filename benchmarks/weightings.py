@@ -113,7 +113,8 @@ def measure(*asked: str) -> Section:
         points inside and 100 of every other set, all constraints soft), median (least … largest) of {len(SEEDS)} seeds.
         Every rule as it comes, with an update every {PERIOD} steps, and dual ascent, which has no defaults, with
         tolerances of 1e-5, rho 10 and growth 2 for all constraints; `fixed 1 : 10` weighs every constraint with 10.
-        The best fixed weights are chosen by the errors of this table, as somebody who tunes by hand would.""",
+        burgers: nu = 0.03/pi; helmholtz: k = 1, sin(pi x) sin(4 pi y); wave: c = 0.5; kovasznay: Re 20, five terms. The
+        best fixed weights are chosen by the errors of this table, as somebody who tunes by hand would.""",
         merged(before, found),
     )
     verdicts = "\n".join(said[problem] for problem in PROBLEMS if problem in said)

@@ -18,8 +18,6 @@ from backends.protocol import (
     Steps,
     columns_of,
     drawn,
-    kernel_samples,
-    of_gradients,
     precision_of,
     samples_key,
 )
@@ -27,14 +25,15 @@ from backends.randomness import generator
 from backends.scaling import SCALE, SKIPPED
 from backends.stages import FIRST_ORDER, SECOND_ORDER, SsBroyden, Stage
 from backends.task import Batches, Columns, Feed, Task, trained_terms
-from backends.torch import kernel, own_optimizer, quasi_newton
-from backends.torch.device import DTYPES, HALVES, fetch, own_generator, put, set_threads, slow_half
+from backends.torch import own_optimizer, quasi_newton
+from backends.torch.device import DTYPES, HALVES, fetch, put, set_threads, slow_half
 from backends.torch.layout import Layout
 from backends.torch.objective import Objective, Row
 from backends.torch.program import Program
 from backends.torch.readings import Readings
 from backends.torch.samples import Batch, Holder
 from backends.torch.state import Arrays, Format, State, converted
+from backends.torch.statistics import measured
 from backends.torch.tracing import Functions
 from backends.torch.update import Update
 from backends.weighting import uncertainty
@@ -136,21 +135,7 @@ class TorchBackend:
         program = self._program(state.stage, batches)
         count = samples_key(draw, step) if isinstance(self.stages[state.stage], SECOND_ORDER) else step
         (row,) = torch.unbind(self._rows(program.objective.row, np.atleast_2d(knobs), [count]), 0)
-        found, kernels = {}, kernel_samples(what)
-        if what - set(kernels):
-            losses, slopes = self._slopes(program, state, batches, row)
-            found = {"losses": losses}
-            if any(name.startswith(("grad_", "gram")) for name in what):
-                found |= of_gradients(slopes)
-            if "gradient" in what:
-                found["gradient"] = fetch(program.objective.row.part(row, "weight/")).astype(np.float64) @ slopes
-        if kernels:
-            seed = torch.tensor(self.settings.seed, device=state.x.device)
-            with own_generator(row.device):
-                program.draw_alike(row)
-                for name, count in kernels.items():
-                    found[name] = kernel.traces(program.objective, state, batches, row, seed, count)
-        return {name: found[name] for name in found if name in what}
+        return measured(program, state, batches, row, what)
 
     # --- readings ---
 
@@ -261,21 +246,6 @@ class TorchBackend:
         table[:, : len(row.names)] = knobs
         table[:, len(row.names)] = steps
         return put(table, torch.float64, self.settings.device)
-
-    def _slopes(
-        self, program: Program, state: State, batches: Sequence[Batch], row: torch.Tensor
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """(losses [terms], gradient of each unweighted term [terms, parameters]) over all workers."""
-        terms, size = len(self._terms), self._layout.size
-        work = program.work(state, batches, terms * (1 + size))
-        passes, rest = program.passes(work, row, each=True), program.gradient(work, row, each=True)
-        with own_generator(row.device):
-            if any(b.traced.draws for b in (*passes, rest)):
-                program.draw_alike(row)
-            for one in passes:
-                one(0, row)
-            flat = fetch(rest(0, row)[0]).astype(np.float64)
-        return flat[:terms], flat[terms:].reshape(terms, size)
 
 
 class Reported(Steps):

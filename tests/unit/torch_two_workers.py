@@ -19,6 +19,7 @@ from backends.testing.groups import DUEL
 from backends.testing.points import RULES, allen_cahn
 from backends.testing.setup import STAGES, build, table
 from backends.testing.tasks import Curves, Duel, LeastSquares, Noisy
+from backends.weighting import Uncertainty
 
 
 def run(module: Any, world: World) -> dict[str, Any]:
@@ -28,15 +29,20 @@ def run(module: Any, world: World) -> dict[str, Any]:
         (Curves(counts=True), STAGES[0]),
         (Curves(pass_size=2), STAGES[4]),
         (Noisy(), STAGES[0]),
+        (Curves(), STAGES[2]),
         (Duel(), STAGES[0]),
         (allen_cahn(RULES[0], passes=6), STAGES[0]),
     )
     for task, stage in cases:
         groups = DUEL if isinstance(task, Duel) else {}
+        trained = Uncertainty().trained(["pair", "energy", "edge"]) if stage.kind == "sgd" else {}
         name = f"{type(task).__name__}/{stage.kind}"
-        backend, feed = build(module, task, [stage], world=world, compile="never", groups=groups), task.feed(0)
+        backend, feed = (
+            build(module, task, [stage], world=world, compile="never", groups=groups, trained_weights=trained),
+            task.feed(0),
+        )
         state, steps = backend.step(backend.init(0), 8, table(task, stage, 8, groups=groups), feed, 0)
-        what = frozenset({"losses", "grad_norms", "gradient"})
+        what = frozenset({"losses", "grad_norms", "gradient", "gram", "ntk/4"})
         probe = backend.probe(state, what, feed, 8, table(task, stage, 1, groups=groups)[0])
         found |= {f"{name}/losses": steps.losses, **{f"{name}/probe/{k}": v for k, v in probe.items()}}
         arrays, meta = backend.arrays(state)
