@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import warnings
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
@@ -94,6 +95,8 @@ def read_shape(path: Path, scale: float = 1.0) -> Outline | Surface:
     """
     mesh = _read(path)
     points = np.asarray(mesh.points, np.float64) * scale
+    if points.ndim != 2 or not len(points):
+        raise UserError(f"{path} holds no points")
     if not np.isfinite(points).all():
         raise UserError(f"{path}: there are points that are not finite")
     cells: dict[str, Cells] = {kind: np.asarray(rows, np.int64) for kind, rows in mesh.cells_dict.items()}
@@ -122,7 +125,8 @@ def _read(path: Path) -> Any:
         raise UserError(f"there is no file {path}{nearest(path.name, beside)}")
     said = io.StringIO()
     try:
-        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             return meshio.read(path)
     except (Exception, SystemExit) as error:  # its readers raise whatever they stumble over, and some of them exit
         text = " ".join(f"{error} {said.getvalue()}".split())

@@ -144,6 +144,8 @@ BASES: dict[str, Tree] = {
         for kind in ("heat", "wave", "advection", "helmholtz", "diffusion_reaction", "allen_cahn", "kdv", "kovasznay")
     },
     "cooled": poisson(task={"kind": "heat", "boundary": "robin"}, points={"pde": 24}),
+    "family": poisson(task={"kind": "heat"}, points={"pde": 24}, coords={"diffusivity": {"range": [0.1, 0.4]}}),
+    "half": poisson(points={"pde": 24, "bc": 8}, geometry={"path": "half.off"}),
     **{
         kind: poisson(task={"kind": kind, **settings}, points={"pde": 24})
         for kind, settings in {
@@ -380,6 +382,12 @@ CASES: list[tuple[str, str, Any, str]] = [
     ("table", "data.path", "two.csv", "records"),
     ("table", "data.inputs", ["a", "c"], "arrays"),
     ("table", "data.outputs", ["c"], "records"),
+    ("heat", "coords", {"diffusivity": {"range": [0.1, 0.4]}}, "arrays"),
+    ("family", "coords.diffusivity.range", [0.1, 0.5], "records"),
+    ("family", "coords.diffusivity.scale", "log", "records"),
+    ("one set", "geometry", {"path": "half.off"}, "records"),
+    ("half", "geometry.path", "third.off", "records"),
+    ("half", "geometry.scale", 0.5, "records"),
     ("poisson", "scaling.coords", False, "records"),
     ("poisson", "scaling.fields", {"u": 2.0}, "records"),
     ("inside", "derivatives", {"laplacian": {"kind": "sparse", "samples": 1}}, "records"),
@@ -616,6 +624,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("one.csv", "two.csv"):
         lines = [",".join(f"{v:.6f}" for v in row) for row in 3 + 2 * rng.normal(size=(40, 3))]
         (path / name).write_text("\n".join(["a,b,c", *lines]))
+    for name, side in (("half.off", 1), ("third.off", 0.7)):
+        (path / name).write_text(f"OFF\n3 1 0\n0 0 0\n{side} 0 0\n0 1 0\n3 0 1 2\n")
     for name in ("here.csv", "there.csv"):
         lines = [",".join(f"{v:.6f}" for v in row) for row in rng.uniform(size=(12, 5))]
         (path / name).write_text("\n".join(["x,y,u,v,p", *lines]))
