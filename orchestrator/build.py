@@ -74,6 +74,12 @@ def check(experiment: Experiment, folder: Path) -> Task:
     task = task_of(experiment, folder)
     trained = [t for t in task.terms if t.trained]
     check_weights(experiment.weights, [t.name for t in trained], [t.name for t in trained if t.kind == "loss"])
+    if experiment.weights.trained(()) and not any(hasattr(stage, "lr") for stage in experiment.stages):
+        raise UserError(
+            f"{experiment.weights.kind!r} trains its weights in first-order stages, and there is none here: add one, or "
+            "take gradient_norms, gram or fixed",
+            path="weights.kind",
+        )
     ramps = [(i, c) for i, c in enumerate(experiment.callbacks) if isinstance(c, Ramp)]
     for number, message in owners(task, experiment.weights.kind, [r for _, r in ramps]):
         raise UserError(message, path=f"callbacks.{ramps[number][0]}.knob")
