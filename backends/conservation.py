@@ -17,7 +17,7 @@ from backends.errors import UserError
 from backends.laws import EQUALS, TOLERANCE, Law
 from backends.nodes import FLUX, Nodes, over_space
 from backends.ops import NumpyOps
-from backends.quadrature import WEIGHT
+from backends.quadrature import WEIGHT, refuse_geometry
 from backends.randomness import generator
 from backends.recorder import Recording, record
 from backends.reductions import Densities, each
@@ -133,6 +133,7 @@ def law_sets(problem: Problem, laws: Mapping[str, Law]) -> tuple[dict[str, Recor
     """(recordings, laws) by batch. Raises UserError, with file and line, where a method is no density."""
     shared: dict[Region, dict[str, Law]] = {}
     for name, law in laws.items():
+        refuse_geometry(problem, "the nodes of a law", f"conserve.{name}")
         nodes = Nodes("mirror", mirror=law.mirror[0]) if law.mirror[0] else _integral(problem, law)
         shared.setdefault(Region(nodes=nodes), {})[name] = law
     found, sets = {}, {}

@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backends import pointwise
-from backends.conservation import law_sets, law_terms
 from backends.data import Observations, Solution
 from backends.domain import shape_of
 from backends.errors import UserError, nearest
@@ -25,10 +24,19 @@ from backends.field import UNKNOWN, NetworkField, spatial
 from backends.given import observing, solution_in
 from backends.given_points import domain_of
 from backends.jets import Plan
-from backends.laws import chosen, numbers
 from backends.pde_adapt import Pointwise
-from backends.pde_build import Sets, check_ansatz, check_smooth, constants_of, recordings, representation, sets, terms_of
+from backends.pde_build import (
+    Sets,
+    check_ansatz,
+    check_smooth,
+    constants_of,
+    recordings,
+    representation,
+    sets,
+    terms_of,
+)
 from backends.pde_estimate import VARIANCE, Estimator, Look, estimator, kinds, with_numbers
+from backends.pde_extras import extended
 from backends.pde_pictures import pictures
 from backends.points import PointFeed
 from backends.projection import Projection
@@ -253,23 +261,23 @@ def build(problem: Problem, parts: Parts) -> PdeTask:
     found = recordings(problem)
     check_smooth(parts.network, found)
     terms = terms_of(problem, found, hard)
-    laws, projected = chosen(problem, parts.conserve)
-    integrals, reductions = law_sets(problem, laws)
-    found, terms = found | integrals, (*terms, *law_terms(problem, laws, integrals))
+    more = extended(problem, parts, found, terms)
+    found, terms = more.recordings, more.terms
     if not any(t.trained for t in terms):
         raise UserError("the hard constraints fulfil every term: nothing is left to train", path="constraints")
     if hard:
         check_ansatz(problem, found)
-    constants = constants_of(problem, found, hard) | numbers(laws)
+    constants = constants_of(problem, found, hard) | dict(more.constants)
     points, estimate = sets(problem, parts, found, terms), None
     if isinstance(parts.laplacian, EstimatedLaplacian):
-        pointed = {b: r for b, r in found.items() if b not in reductions}
+        drawn, pointed = points.samplings, {b: r for b, r in found.items() if b not in more.reductions}
         estimate = estimator(parts.laplacian, pointed, terms, spatial(problem))
         terms = kinds(terms, estimate)
-        numbered = {b: with_numbers(s) if b in pointed and found[b].laplacians else s for b, s in points.samplings.items()}
-        points = replace(points, samplings=numbered)
+        numbered = {b: with_numbers(drawn[b]) for b, r in pointed.items() if r.laplacians and b in drawn}
+        points = replace(points, samplings={**drawn, **numbered})
     points.pointwise(found, terms)  # raises where points have nothing to weigh
-    return PdeTask(problem, representation(problem, parts), found, terms, constants, points, given, estimate, reductions, Projection.of(problem, projected))
+    rest = given, estimate, more.reductions, more.projection
+    return PdeTask(problem, representation(problem, parts), found, terms, constants, points, *rest)
 
 
 def _length(ops: Any, value: Array | tuple[Array, ...]) -> Array:

@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from backends import domain
+from backends.errors import UserError
+
 if TYPE_CHECKING:
     from backends.problem import Problem
 
@@ -54,7 +57,13 @@ def axes(problem: Problem, coords: Sequence[str], count: int | None) -> tuple[Ax
 
 def space(problem: Problem | type[Problem]) -> tuple[str, ...]:
     """The coordinates that integrals run over: all but time and parameters of the equation."""
-    return tuple(c for c, entry in problem.coords.items() if c != problem.time and not isinstance(entry, Mapping))
+    return domain.spatial(problem)
+
+
+def refuse_geometry(problem: Problem, what: str, path: str) -> None:
+    """Raises UserError where the domain is no box."""
+    if domain.shape_of(problem) is not None:
+        raise UserError(f"{what} fill a box, and this problem has a geometry of its own; remove this", path=path)
 
 
 def periodic(problem: Problem) -> frozenset[str]:

@@ -20,6 +20,7 @@ from backends.spec import Adapt, Leaf, Points
 
 if TYPE_CHECKING:
     from backends.laws import Conserve
+    from backends.multiscale import Bands
 
 Array = Any
 """An array of whichever framework runs: numpy.ndarray, torch.Tensor, jax.Array (or a Jet of them)."""
@@ -237,6 +238,8 @@ class Parts:
     """Resampling of every interior set (a region of full dimension) that does not say its own."""
     conserve: Mapping[str, Conserve] = field(default_factory=dict)
     """The laws of the problem that the run upholds (`backends.laws`)."""
+    multiscale: Mapping[str, Bands] = field(default_factory=dict)
+    """Residuals that are taken apart by scale (`backends.multiscale`)."""
     data: Leaf | None = None
     reference: Leaf | None = None
     """The file of the solution, where the experiment names one (`backends.data.Solution`)."""

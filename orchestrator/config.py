@@ -19,6 +19,7 @@ from backends.geometry.files import GeometryFile
 from backends.gradients import Gradients
 from backends.groups import Group
 from backends.laws import Conserved
+from backends.multiscale import Multiscale
 from backends.networks import NetworkSpec
 from backends.networks.mlp import MLP
 from backends.parameters import Range
@@ -127,6 +128,9 @@ class Experiment(Leaf):
     `{mass: {tolerance: 1e-3}, energy: projection}`."""
     points: PointSets = PointSets()
     """Collocation points per term of a PDE problem."""
+    multiscale: Multiscale = Field(default_factory=dict)
+    """Residuals inside the domain that are taken apart by scale: `{pde: {bands: 4}}` puts the terms `pde/band0` (the
+    largest scales) … `pde/band3` in the place of `pde`, each with a weight of its own."""
     coords: dict[str, Range] = Field(default_factory=dict)
     """Float settings of a PDE problem that become inputs of the network, so that one network stands for the whole
     family: `{nu: {range: [0.001, 0.1], scale: log}}`. Nothing is derived by them."""
