@@ -20,6 +20,7 @@ from backends.errors import NonFinite
 from backends.protocol import Backend, Steps, finite_terms
 from backends.stages import Stage
 from backends.task import Task
+from orchestrator import tally
 from orchestrator.hooks import Ask, Moment, Outcome, Status, Work, ask, call
 from orchestrator.knobs import Knobs
 from orchestrator.timeline import Position, Timeline, due
@@ -118,10 +119,12 @@ def _steps(plan: Plan, live: Live, resumed: bool) -> tuple[Status, str]:
     while not plan.timeline.over(live.at):
         if stopping := plan.stop() or _asked_to_stop(asks):
             return stopping
+        before = live.at.stage
         steps, ended = _dispatch(plan, live)
         step, last = live.at.step, plan.timeline.over(live.at)
-        if ended:
-            plan.note_end(step, _stepped(plan, live)[0], steps.ended)
+        over = last or live.at.stage != before
+        if (ended or over) and (why := tally.ending(steps, int(np.count_nonzero(steps.evaluations)), over=over)):
+            plan.note_end(step, _stepped(plan, live)[0], why)
         plan.adapt(live)
         plan.reweigh(live, steps)
         evaluated = _evaluate(plan, live) if due(step, plan.evaluate_every) or last else {}
