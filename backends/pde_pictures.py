@@ -139,6 +139,7 @@ def _points(task: PdeTask, predict: Predict, samples: Batches, shown: tuple[str,
     Coloured by the root of the sum of their squared residuals, and again by their weights where they have some. Of more
     than two coordinates it is a projection onto those that the other figures show.
     """
+    first, *rest = shown
     panels: dict[str, NDArray[np.float64]] = {}
     for batch, recording in task.recordings.items():
         sampling = task.sets.samplings.get(batch)
@@ -154,11 +155,10 @@ def _points(task: PdeTask, predict: Predict, samples: Batches, shown: tuple[str,
         if WEIGHT in columns:
             values[f"weights{where}"] = columns[WEIGHT]
         for title, value in values.items():
-            up = columns[shown[1]] if len(shown) > 1 else value
-            panels[title] = np.stack([columns[shown[0]], up, value], 1)
+            panels[title] = np.stack([columns[first], columns[rest[0]] if rest else value, value], 1)
     if not panels:
         return None
-    names = shown if len(shown) > 1 else [*shown, "value"]
+    names = shown if rest else (first, "value")
     others = [c for c in task.problem.coords if c not in shown]
     title = f"points, along {', '.join(others)}" if others else "points"
     return Picture("points", "scatter", panels, {name: np.empty(0) for name in names}, title)
