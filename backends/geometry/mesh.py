@@ -129,8 +129,8 @@ def _read(path: Path) -> Any:
             warnings.simplefilter("ignore")
             return meshio.read(path)
     except (Exception, SystemExit) as error:  # its readers raise whatever they stumble over, and some of them exit
-        text = " ".join(f"{error} {said.getvalue()}".split())
-        raise UserError(f"{path} can't be read as a mesh: {type(error).__name__}: {text[:300]}") from error
+        found = said.getvalue() if isinstance(error, SystemExit) else f"{type(error).__name__}: {error}"
+        raise UserError(f"{path} can't be read as a mesh: {' '.join(found.split())[:300]}") from error
 
 
 def _used(path: Path, points: Points, cells: Cells, kind: str) -> Cells:
