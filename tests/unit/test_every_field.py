@@ -168,6 +168,10 @@ BASES: dict[str, Tree] = {
         task={"kind": "kovasznay"}, points={"pde": 24}, data={"kind": "observations", "path": "here.csv"}
     ),
     "solved": poisson(task={"kind": "kovasznay"}, points={"pde": 24}, reference={"path": "here.csv"}),
+    "conserving": poisson(task={"kind": "kdv"}, points={"pde": 24, "mass": 4}, conserve={"mass": {}}),
+    "banded": poisson(
+        points={"pde": 4}, multiscale={"pde": {"bands": 2, "along": ["x"], "nodes": 8, "coupling": 0.5}}
+    ),
     "estimated": poisson(points={"pde": 24}, derivatives={"laplacian": {"kind": "rademacher", "samples": 3}}),
     "modified": poisson(network={"kind": "modified_mlp", "width": 4, "depth": 2}),
     "fourier": poisson(network={"kind": "mlp", "width": 4, "depth": 1, "features": {"count": 4}}),
@@ -398,6 +402,15 @@ CASES: list[tuple[str, str, Any, str]] = [
     ],
     # stages
     *[(base, "stages.0.name", "first", "parameters") for base in (*RATED, "lbfgs", "ssbroyden")],
+    ("kdv", "conserve", {"mass": {}}, "records"),
+    ("conserving", "conserve.mass.how", "both", "records"),
+    ("conserving", "conserve.mass.tolerance", 0.5, "records"),
+    ("inside", "multiscale", {"pde": 2}, "records"),
+    ("banded", "multiscale.pde.bands", 3, "records"),
+    ("banded", "multiscale.pde.along", ["y"], "records"),
+    ("banded", "multiscale.pde.nodes", 9, "records"),
+    ("banded", "multiscale.pde.coupling", 0.0, "records"),
+    *[(base, "stages.0.width", 3, "parameters") for base in (*RATED, "lbfgs", "ssbroyden")],
     *[(base, "stages.0.steps", 12, "result") for base in (*RATED, "lbfgs", "ssbroyden")],
     ("in epochs", "stages.0.epochs", 2, "result"),
     *[(base, "stages.0.epochs", 2, "error") for base in (*RATED[1:], "lbfgs", "ssbroyden")],  # beside `steps`
