@@ -26,6 +26,11 @@ EXPERIMENTS = Path(__file__).parents[2] / "experiments"
         ("kovasznay/kovasznay", "jax", 600, 0.1),
         ("allen_cahn/allen_cahn", "jax", 800, 0.6),
         ("kdv/kdv", "jax", 800, 0.88),
+        ("euler_beam/euler_beam", "jax", 50, 1e-4),
+        ("lorenz/lorenz", "jax", 400, 0.2),
+        ("kuramoto_sivashinsky/kuramoto_sivashinsky", "jax", 600, 0.05),
+        ("heat_layers/heat_layers", "jax", 500, 1e-3),
+        ("poisson_5d/poisson_5d", "jax", 500, 1e-2),
     ],
 )
 def test_a_short_training_brings_the_error_below_its_bound(
