@@ -24,6 +24,8 @@ class Report:
 
     points: int
     warnings: tuple[str, ...]
+    file: Path | None = None
+    """What was written; of several times the list of their files."""
 
 
 def write(ready: Predictor, source: Table | Grid, names: Sequence[str], out: Path | None) -> Report:
@@ -56,7 +58,7 @@ def write(ready: Predictor, source: Table | Grid, names: Sequence[str], out: Pat
     told = [_told(ready, name, beyond, count) for name, beyond in outside.items()]
     if off:
         told.append(f"{off:,} of {count:,} points lie outside the geometry, where the network was never trained")
-    return Report(count, tuple(told))
+    return Report(count, tuple(told), getattr(target, "written", out))
 
 
 def _target(ready: Predictor, out: Path | None, suffix: str, axes: Any) -> CsvOut | NpzOut | VtkOut:

@@ -22,7 +22,7 @@ from backends.errors import StorageFailed, UserError
 Columns = Mapping[str, NDArray[Any]]
 SUFFIXES = (".vtu", ".vtk")
 CELLS = {0: "vertex", 1: "line", 2: "quad", 3: "hexahedron"}
-ROUND = {"quad": (0, 1, 3, 2), "hexahedron": (0, 1, 3, 2, 4, 5, 7, 6)}
+ROUND = {"quad": (0, 2, 3, 1), "hexahedron": (0, 4, 6, 2, 1, 5, 7, 3)}
 """VTK goes around a cell's corners; binary counting zigzags."""
 
 
@@ -39,6 +39,8 @@ class VtkOut:
     """Of a grid."""
     outside: Any = None
     """columns -> which samples lie outside the geometry."""
+    written: Path | None = None
+    """The file to open, once all is written."""
     _parts: list[dict[str, NDArray[Any]]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -75,6 +77,7 @@ class VtkOut:
         times = np.unique(columns[self.time]) if self.time else np.zeros(1)
         if len(times) == 1:
             self._save(self.path, columns)
+            self.written = self.path
             return
         files = [self.path.with_name(f"{self.path.stem}-{i:04d}{self.path.suffix}") for i in range(len(times))]
         for at, file in zip(times, files, strict=True):
@@ -84,7 +87,8 @@ class VtkOut:
             f'    <DataSet timestep="{float(at)!r}" part="0" file="{file.name}"/>'
             for at, file in zip(times, files, strict=True)
         )
-        self.path.with_suffix(".pvd").write_text(
+        self.written = self.path.with_suffix(".pvd")
+        self.written.write_text(
             f'<?xml version="1.0"?>\n<VTKFile type="Collection" version="0.1">\n  <Collection>\n{listed}\n'
             "  </Collection>\n</VTKFile>\n",
             encoding="utf-8",

@@ -58,7 +58,7 @@ def predict(
     for message in report.warnings:
         typer.echo(f"warning: {message}", err=True)
     if out is not None:
-        typer.echo(f"wrote {out} ({report.points:,} points, step {ready.step})", err=True)
+        typer.echo(f"wrote {report.file or out} ({report.points:,} points, step {ready.step})", err=True)
 
 
 def _check_out(out: Path | None, points: Path | None) -> None:
