@@ -17,7 +17,7 @@ from backends.testing.tasks import Curves
 from backends.weighting import Uncertainty, Weighting
 from backends.weighting.uncertainty import BOUNDS, LOG_VARIANCE, log_variances, without
 from backends.weighting.uncertainty import slopes as of_variances
-from orchestrator import resume, run
+from orchestrator import Trainer, TrainingConfig, resume, run
 
 TERMS = ("pair", "energy", "edge")
 TASK = Curves()
@@ -158,3 +158,21 @@ def test_a_resumed_run_repeats_the_bits(tmp_path: Path):
     ends = [checkpoint.load(Path(r.path, str(r.checkpoint))).arrays for r in (whole, again)]
     same_bits(ends[0], ends[1], "resumed")
     assert again.metrics["weight/ic"] == whole.metrics["weight/ic"] != 1.0
+
+
+def test_a_trainer_trains_log_variances_beside_a_model_of_ones_own():
+    pytest.importorskip("jax")
+    x = np.random.default_rng(0).normal(size=(32, 2)).astype(np.float32)
+    data = {"x": x, "y": x[:, 0]}
+
+    def loss(model: Any, batch: Any) -> dict[str, Any]:
+        residual = batch["x"] @ model["w"] - batch["y"]
+        return {"fit": (residual**2).mean(), "size": (model["w"] ** 2).mean()}
+
+    weights: Any = {"kind": "uncertainty", "every": 2}
+    config = TrainingConfig(num_epochs=4, batch_size=16, learning_rate=1e-2, weights=weights)
+    made = Trainer({"w": np.ones(2, np.float32)}, config, loss=loss, data=data)
+    model, history = made.fit()
+    assert set(model) == {"w"}, "the model comes back as it was, without the weighting's parameters"
+    assert np.isfinite(history["train_loss"]).all()
+    assert made._session.weighting.weights != {"fit": 1.0, "size": 1.0}  # type: ignore[union-attr]
