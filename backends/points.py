@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -50,6 +50,13 @@ class Sampling:
     def size(self) -> int:
         """Rows of the set: for `rard` those of its buffer."""
         return max(self.count, self.adapt.capacity or 2 * self.count) if isinstance(self.adapt, Rard) else self.count
+
+    def of(self, count: int) -> Sampling:
+        """The same with another count; room grows and shrinks with it."""
+        if not isinstance(self.adapt, Rard):
+            return replace(self, count=count)
+        room = max(self.size * count // self.count, count)
+        return replace(self, count=count, adapt=self.adapt.model_copy(update={"capacity": room}))
 
 
 class PointFeed:

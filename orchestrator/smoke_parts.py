@@ -40,8 +40,8 @@ def cut(task: Task) -> Task:
     small: Any = task
     sets, samples = getattr(task, "sets", None), getattr(task, "samples", None)
     if sets is not None:
-        samplings = {b: s if s.fixed else replace(s, count=min(s.count, POINTS)) for b, s in sets.samplings.items()}
-        counts = {b: samplings[b].count if b in samplings else min(n, POINTS) for b, n in sets.counts.items()}
+        samplings = {b: s if s.fixed else s.of(min(s.count, POINTS)) for b, s in sets.samplings.items()}
+        counts = {b: samplings[b].size if b in samplings else min(n, POINTS) for b, n in sets.counts.items()}
         small = replace(small, sets=replace(sets, samplings=samplings, counts=counts, chunks={}))
     elif samples is not None:
         training, held_out = samples.training[:ROWS], samples.held_out[:ROWS]

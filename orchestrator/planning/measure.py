@@ -62,7 +62,7 @@ def share(workers: int) -> Callable[[Task], Task]:
         if workers < 2:
             return task
         if sets is not None:
-            samplings = {b: s if s.fixed else replace(s, count=s.count // workers) for b, s in sets.samplings.items()}
+            samplings = {b: s if s.fixed else s.of(s.count // workers) for b, s in sets.samplings.items()}
             counts = {b: n // workers for b, n in sets.counts.items()}
             return replace(part, sets=replace(sets, samplings=samplings, counts=counts))
         if samples is not None and samples.batch:

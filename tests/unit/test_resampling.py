@@ -193,3 +193,9 @@ def test_rules_that_do_not_suit_the_region_are_refused(problem: Any, workers: in
 
 def test_filling_repeats_the_points_that_count() -> None:
     assert filled({"x": np.arange(5.0)}, 2, 5)["x"].tolist() == [0, 1, 0, 1, 0]
+
+
+def test_a_set_of_another_count_has_room_in_proportion() -> None:
+    sampling = Sampling(20, box, Rard(capacity=50, add=5))
+    assert (sampling.of(10).count, sampling.of(10).size) == (10, 25)
+    assert Sampling(20, box, Rad()).of(7).size == 7
