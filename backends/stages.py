@@ -51,9 +51,13 @@ class Lbfgs(QuasiNewton):
 
 
 class SsBroyden(QuasiNewton):
-    """Self-scaled Broyden with a dense inverse Hessian (Urban et al., arXiv 2405.04230), float64 only."""
+    """Self-scaled Broyden (Urban et al., arXiv 2405.04230), float64 only, with a dense inverse Hessian or on a few
+    directions of it."""
 
     kind: Literal["ssbroyden"] = "ssbroyden"
+    memory: Annotated[int, Field(ge=2, le=1000)] | None = None
+    """Directions on which the inverse Hessian is kept; it is a multiple of 1 on all others. For more than about 3,000
+    parameters. Default: on all of them, as a dense matrix."""
 
     @model_validator(mode="after")
     def _double(self) -> SsBroyden:

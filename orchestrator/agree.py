@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from backends.environment import environment
 from backends.errors import RunFailed, UserError
+from backends.stages import DOUBLE
 from backends.weighting import Weighting
 from orchestrator.assemble import CAPACITY, assemble
 from orchestrator.config import Experiment
@@ -41,8 +42,8 @@ def compare(file: str | Path, overrides: Any = None, *, steps: int = 100, precis
     experiment = read.experiment
     first = experiment.stages[0]
     stage = {**first.model_dump(mode="json"), "precision": precision}
-    if first.kind == "ssbroyden" and precision == "float32":
-        raise UserError("the first stage is ssbroyden, which needs float64", path="stages.0.precision")
+    if isinstance(first, DOUBLE) and precision == "float32":
+        raise UserError(f"the first stage is {first.kind}, which needs float64", path="stages.0.precision")
     tree = {**experiment.tree(), "stages": [stage], "callbacks": [], "device": "cpu"}
     steps = min(steps, first.steps)
     with tempfile.TemporaryDirectory(prefix="orchestrator-agree-") as folder:

@@ -21,7 +21,7 @@ from backends.randomness import generator
 from backends.stages import FIRST_ORDER
 from backends.task import Parts, Task
 from backends.weighting import check as check_weights
-from orchestrator import levels
+from orchestrator import levels, matrices, uncertainty
 from orchestrator.callbacks import CustomCallback, EarlyStopping, Ramp, ReduceOnPlateau
 from orchestrator.callbacks import check as check_callbacks
 from orchestrator.config import Experiment
@@ -105,6 +105,9 @@ def check(experiment: Experiment, folder: Path) -> Task:
         except UserError as error:
             raise UserError(str(error), path="gradients.custom.target") from error
     levels.widths(experiment)
+    uncertainty.check(experiment, task)
+    if not isinstance(experiment.network, CustomNetwork):  # only its framework knows its parameters
+        matrices.refuse_hopeless(experiment, task)
     _best_exists(experiment, task)
     _trains(experiment, task)
     return task

@@ -18,6 +18,7 @@ from backends.estimator import Derivatives
 from backends.geometry.files import GeometryFile
 from backends.gradients import Gradients
 from backends.groups import Group
+from backends.laplace import Laplace
 from backends.laws import Conserved
 from backends.multiscale import Multiscale
 from backends.networks import NetworkSpec
@@ -25,7 +26,7 @@ from backends.networks.mlp import MLP
 from backends.parameters import Range
 from backends.periods import Period
 from backends.spec import Adapt, Clip, Leaf, Points, Precision
-from backends.stages import SsBroyden, Stage
+from backends.stages import DOUBLE, Stage
 from backends.tasks import TaskUnion
 from backends.weighting import FixedWeights, WeightsSpec
 from orchestrator.callbacks import CallbackSpec
@@ -160,6 +161,8 @@ class Experiment(Leaf):
     """Compute activations again in the backward pass instead of keeping them: less memory, about a third more time."""
     compile: Literal["auto", "always", "never"] = "auto"
     """torch: whether steps are compiled. auto: where the run is long enough to pay for it."""
+    uncertainty: Laplace | None = None
+    """How sure the unknown constants of an inverse problem are, measured at the end of the run."""
     evaluate: Evaluate = Evaluate()
     """When and on how many points the run is measured."""
     checkpoint: Checkpointing = Checkpointing()
@@ -190,7 +193,7 @@ class Experiment(Leaf):
                     {"name": stage.name, "path": f"stages.{i}.name"},
                 )
             seen.add(stage.name)
-            if isinstance(stage, SsBroyden) and stage.precision is None and self.precision == "float32":
+            if isinstance(stage, DOUBLE) and stage.precision is None and self.precision == "float32":
                 raise PydanticCustomError(
                     "stage",
                     "float32 does not suit stage '{name}', which needs float64; give that stage `precision: float64`",

@@ -11,17 +11,19 @@ compiled ones to `iteration`.
 
 State (arrays of x's dtype): `f`, `g`, `losses` at x, as computed under `key` where `stored`; `decrease` of f in the
 last iteration (0: unknown); `fresh` = 1 where H is the unit matrix; `failures` of the line search in a row; `counts`
-[4] over the stage (`COUNTS`); and H itself: `H` (Broyden) or `S`, `Y`, `R_inverse`, `YY`, `gamma` (L-BFGS).
+[4] over the stage (`COUNTS`); and H itself: `H` (Broyden), `Q`, `M`, `gamma` (Broyden
+with limited memory) or `S`, `Y`, `R_inverse`, `YY`, `gamma` (L-BFGS).
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from backends.errors import UserError
+from backends import dense
 from backends.ops import Array
-from backends.quasi import broyden, lbfgs, line_search
+from backends.quasi import broyden, lbfgs, line_search, reduced
 from backends.stages import Lbfgs, SsBroyden
 
 State = dict[str, Array]
@@ -44,25 +46,16 @@ descend, or systems that were singular. Failures: iterations in which no step lo
 COUNTED = len(COUNTS)
 
 
-def check_size(stage: Lbfgs | SsBroyden, n: int) -> None:
-    """Raises UserError where n parameters are too many for a dense inverse Hessian."""
-    if isinstance(stage, SsBroyden) and n > broyden.LARGEST:
-        raise UserError(
-            f"ssbroyden keeps a dense matrix of {n:,} x {n:,} numbers ({8 * n * n / 1e9:.1f} GB) for the {n:,} "
-            f"parameters of this network; at most {broyden.LARGEST:,} parameters are allowed. "
-            "Use `kind: lbfgs`, or a smaller network"
-        )
-
-
 def init(stage: Lbfgs | SsBroyden, ops: Any, x: Array, terms: int, keys: int) -> State:
     """The state before the first iteration from x [n]; nothing is evaluated. Raises UserError where x is too long.
 
     `terms` and `keys` are the lengths of `losses` and `key`.
     """
     n = x.shape[0]
-    check_size(stage, n)
+    dense.refuse_too_large([stage], n, sys.maxsize)
     scalar = ops.zeros((), x)
-    memory = broyden.init(ops, x) if isinstance(stage, SsBroyden) else lbfgs.init(ops, x, stage.memory)
+    method = _method(stage)
+    memory = broyden.init(ops, x) if stage.memory is None else method.init(ops, x, stage.memory)
     return memory | {
         "f": scalar,
         "g": ops.zeros((n,), x),
@@ -191,4 +184,6 @@ def _first_trial(number: Any, d0: Any, decrease: Any, fresh: Any, failures: Any)
 
 
 def _method(stage: Lbfgs | SsBroyden) -> Any:
-    return broyden if isinstance(stage, SsBroyden) else lbfgs
+    if isinstance(stage, Lbfgs):
+        return lbfgs
+    return broyden if stage.memory is None else reduced

@@ -15,9 +15,6 @@ from typing import Any
 
 from backends.ops import Array
 
-LARGEST = 20_000
-"""Most parameters: H then takes 3.2 GB, and as much again while it is updated."""
-
 
 def init(ops: Any, x: Array) -> dict[str, Array]:
     """H = 1."""
@@ -34,9 +31,23 @@ def update(ops: Any, state: Mapping[str, Array], s: Array, y: Array, alpha: Arra
 
     Where y's is not positive H stays as it is. No [n, n] array is made but the result.
     """
-    w, H, n = ops.where, state["H"], s.shape[0]
-    Hy = w(keep, ops.matmul(H, y), y)
-    ys, yHy, sg = ops.sum(y * s), ops.sum(y * Hy), ops.sum(s * state["g"])
+    H, n = state["H"], s.shape[0]
+    terms, shrink = _changes(ops, ops.where(keep, ops.matmul(H, y), y), s, y, state["g"], alpha, n)
+    return {"H": _changed(ops, ops.where(keep, H, ops.eye(n, H)), terms, shrink)}
+
+
+def updated(ops: Any, H: Array, s: Array, y: Array, g: Array, alpha: Array, n: int) -> tuple[Array, Array]:
+    """(H after the step, what H was multiplied by where the step changed nothing), for H of a part of n directions."""
+    terms, shrink = _changes(ops, ops.matmul(H, y), s, y, g, alpha, n)
+    return _changed(ops, H, terms, shrink), shrink
+
+
+def _changes(
+    ops: Any, Hy: Array, s: Array, y: Array, g: Array, alpha: Array, n: int
+) -> tuple[tuple[Array, Array, Array, Array], Array]:
+    """((a, v, v with its sign, b), factor of H): H+ = factor H - a a' + signed v v' + b b'."""
+    w = ops.where
+    ys, yHy, sg = ops.sum(y * s), ops.sum(y * Hy), ops.sum(s * g)
     good = (ys > 0) & (yHy > 0) & (sg < 0) & (alpha > 0) & ops.isfinite(ys) & ops.isfinite(yHy)
     one = ops.ones((), s)
     ys, yHy, sg, alpha = w(good, ys, one), w(good, yHy, one), w(good, sg, -one), w(good, alpha, one)
@@ -47,11 +58,13 @@ def update(ops: Any, state: Mapping[str, Array], s: Array, y: Array, alpha: Arra
     zero = 0 * one
     a = w(good, Hy * w(good, 1 / ops.sqrt(yHy * tau), zero), 0 * s)
     v = w(good, (s / ys - Hy / yHy) * ops.sqrt(yHy * ops.abs(w(good, phi / tau, zero))), 0 * s)
-    v_signed = w(phi < 0, -v, v)
     b = w(good, s / ops.sqrt(ys), 0 * s)
-    shrink = w(good, 1 / tau, one)
-    H = w(keep, H, ops.eye(n, H))
-    return {"H": H * shrink - ops.outer(a, a) + ops.outer(v_signed, v) + ops.outer(b, b)}
+    return (a, v, w(phi < 0, -v, v), b), w(good, 1 / tau, one)
+
+
+def _changed(ops: Any, H: Array, terms: tuple[Array, Array, Array, Array], shrink: Array) -> Array:
+    a, v, v_signed, b = terms
+    return H * shrink - ops.outer(a, a) + ops.outer(v_signed, v) + ops.outer(b, b)
 
 
 def coefficients(ops: Any, ys: Array, yHy: Array, sg: Array, alpha: Array, n: int) -> tuple[Array, Array]:

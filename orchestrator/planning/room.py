@@ -8,29 +8,8 @@ from typing import Any
 
 import psutil
 
-from backends.errors import UserError
-from backends.randomness import generator
-from backends.task import Task, trainable
 from orchestrator.config import Experiment
 from orchestrator.ray_cluster import look
-
-MATRICES = 3
-"""Dense inverse Hessians that exist at once while self-scaled Broyden updates one."""
-
-
-def refuse_hopeless(experiment: Experiment, task: Task | None) -> None:
-    """Raise UserError where a dense inverse Hessian alone is more than this machine's memory: no probe would end."""
-    dense = [i for i, stage in enumerate(experiment.stages) if stage.kind == "ssbroyden"]
-    if task is None or not dense:
-        return
-    size = sum(v.size for k, v in task.init(generator(experiment.seed, "init")).items() if trainable(k))
-    needed, have = MATRICES * 8 * size**2, psutil.virtual_memory().total
-    if needed > have:
-        raise UserError(
-            f"the stage keeps a dense inverse Hessian of {size} x {size} numbers, {needed / 1e9:.1f} GB with its "
-            f"copies, and this machine has {have / 1e9:.1f} GB; take `kind: lbfgs` or a smaller network",
-            path=f"stages.{dense[0]}",
-        )
 
 
 def resources(experiment: Experiment, peak_bytes: int) -> dict[str, Any]:

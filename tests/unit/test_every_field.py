@@ -22,11 +22,14 @@ import numpy as np
 import pytest
 from numpy_backend import NumpyBackend, use
 from pydantic import BaseModel
+from test_gauss_newton import problem, slopes_of_the_valley, valley
+from test_gauss_newton import run as descend
 from test_quasi import Counted, minimise, rosenbrock
 
 import backends
 from backends import checkpoint
 from backends.errors import UserError
+from backends.stages import GaussNewton
 from backends.task import Picture
 from orchestrator import figures, launch
 from orchestrator.config import Experiment
@@ -169,9 +172,7 @@ BASES: dict[str, Tree] = {
     ),
     "solved": poisson(task={"kind": "kovasznay"}, points={"pde": 24}, reference={"path": "here.csv"}),
     "conserving": poisson(task={"kind": "kdv"}, points={"pde": 24, "mass": 4}, conserve={"mass": {}}),
-    "banded": poisson(
-        points={"pde": 4}, multiscale={"pde": {"bands": 2, "along": ["x"], "nodes": 8, "coupling": 0.5}}
-    ),
+    "banded": poisson(points={"pde": 4}, multiscale={"pde": {"bands": 2, "along": ["x"], "nodes": 8, "coupling": 0.5}}),
     "estimated": poisson(points={"pde": 24}, derivatives={"laplacian": {"kind": "rademacher", "samples": 3}}),
     "modified": poisson(network={"kind": "modified_mlp", "width": 4, "depth": 2}),
     "fourier": poisson(network={"kind": "mlp", "width": 4, "depth": 1, "features": {"count": 4}}),
@@ -188,6 +189,9 @@ BASES: dict[str, Tree] = {
     "own optimizer": stage(kind="custom", target="own.py:quick", lr=1e-2),
     "lbfgs": stage(kind="lbfgs"),
     "ssbroyden": stage(kind="ssbroyden"),
+    "gauss_newton": stage(kind="gauss_newton"),
+    "undamped": stage(kind="gauss_newton", damping=1e-12),
+    "solved by cg": stage(kind="gauss_newton", solver="cg"),
     "constant": stage(kind="adam", lr=1e-2, schedule={"kind": "constant", "warmup": 3}),
     "cosine": stage(kind="adam", lr=1e-2, schedule={"kind": "cosine", "warmup": 3}),
     "exponential": stage(kind="adam", lr=1e-2, schedule={"kind": "exponential", "warmup": 3, "every": 2}),
@@ -257,6 +261,7 @@ BASES: dict[str, Tree] = {
 ADAMS = ("poisson", "adamw", "nadam", "radam", "lamb")
 OURS = (*ADAMS, "lion", "rmsprop", "adagrad", "sgd")
 RATED = (*OURS, "own optimizer")
+SECOND_ORDER = ("lbfgs", "ssbroyden", "gauss_newton")
 """Bases with a first-order stage of each kind."""
 SCHEDULED = ("constant", "linear", "polynomial", "cosine", "exponential", "step", "multistep", "cyclic_cosine",
              "cyclic", "one_cycle")  # fmt: skip
@@ -401,7 +406,7 @@ CASES: list[tuple[str, str, Any, str]] = [
         for name, value in (("kind", "gaussian"), ("samples", 2), ("unbiased", True))
     ],
     # stages
-    *[(base, "stages.0.name", "first", "parameters") for base in (*RATED, "lbfgs", "ssbroyden")],
+    *[(base, "stages.0.name", "first", "parameters") for base in (*RATED, *SECOND_ORDER)],
     ("kdv", "conserve", {"mass": {}}, "records"),
     ("conserving", "conserve.mass.how", "both", "records"),
     ("conserving", "conserve.mass.tolerance", 0.5, "records"),
@@ -410,13 +415,13 @@ CASES: list[tuple[str, str, Any, str]] = [
     ("banded", "multiscale.pde.along", ["y"], "records"),
     ("banded", "multiscale.pde.nodes", 9, "records"),
     ("banded", "multiscale.pde.coupling", 0.0, "records"),
-    *[(base, "stages.0.width", 3, "parameters") for base in (*RATED, "lbfgs", "ssbroyden")],
-    *[(base, "stages.0.steps", 12, "result") for base in (*RATED, "lbfgs", "ssbroyden")],
+    *[(base, "stages.0.width", 3, "parameters") for base in (*RATED, *SECOND_ORDER)],
+    *[(base, "stages.0.steps", 12, "result") for base in (*RATED, *SECOND_ORDER)],
     ("in epochs", "stages.0.epochs", 2, "result"),
-    *[(base, "stages.0.epochs", 2, "error") for base in (*RATED[1:], "lbfgs", "ssbroyden")],  # beside `steps`
+    *[(base, "stages.0.epochs", 2, "error") for base in (*RATED[1:], *SECOND_ORDER)],  # beside `steps`
     *[(base, "stages.0.precision", "float64", "types") for base in RATED],
     ("lbfgs", "stages.0.precision", "float32", "types"),
-    ("ssbroyden", "stages.0.precision", "float32", "error"),
+    *[(base, "stages.0.precision", "float32", "error") for base in ("ssbroyden", "gauss_newton")],
     *[(base, "stages.0.lr", 2e-2, "arrays") for base in RATED],
     *[(base, f"stages.0.{b}", 0.5, "knobs") for base in (*ADAMS, "lion") for b in ("b1", "b2")],
     *[(base, "stages.0.eps", 1e-2, "knobs") for base in (*ADAMS, "rmsprop", "adagrad")],
@@ -451,7 +456,19 @@ CASES: list[tuple[str, str, Any, str]] = [
     ("one_cycle", "stages.0.schedule.start", 0.5, "knobs"),
     *[(base, "stages.0.line_search", 2, "iterations") for base in ("lbfgs", "ssbroyden")],
     *[(base, "stages.0.tolerance", 1e2, "iterations") for base in ("lbfgs", "ssbroyden")],
-    ("lbfgs", "stages.0.memory", 2, "iterations"),
+    *[(base, "stages.0.memory", 2, "iterations") for base in ("lbfgs", "ssbroyden")],
+    *[
+        ("gauss_newton", f"stages.0.{name}", value, "iterations")
+        for name, value in (
+            ("solver", "cg"),
+            ("step", "line_search"),
+            ("damping", 1.0),
+            ("momentum", 0.5),
+            ("tolerance", 1e3),
+        )
+    ],
+    ("undamped", "stages.0.trials", 1, "iterations"),
+    ("solved by cg", "stages.0.cg_steps", 1, "iterations"),
     # weights and clipping
     *[(base, "weights.values", {"bc": 3.0}, "records") for base in ("fixed", *ADAPTIVE)],
     *[(base, "weights.every", 3, "records") for base in ADAPTIVE],
@@ -765,8 +782,14 @@ def digest(arrays: Mapping[str, Any]) -> str:
 
 
 def iterations(experiment: Experiment) -> Any:
-    """What a quasi-Newton stage does in Rosenbrock's valley."""
+    """What a second-order stage does in Rosenbrock's valley."""
     (chosen,) = experiment.stages
+    if isinstance(chosen, GaussNewton):
+        solver = "dense" if chosen.solver == "auto" else chosen.solver
+        descent = problem(valley, slopes_of_the_valley, solver)
+        numbers = {"damping": chosen.damping, "momentum": chosen.momentum}
+        x, state, losses, ended = descend(chosen, descent, np.array([-1.2, 1.0]), 10, **numbers)
+        return x.tolist(), losses, state["counts"].tolist(), ended
     x, _, count, ended = minimise(chosen, Counted(rosenbrock), np.array([10.0, -7, 3, 2, 1, 0]), 30)  # type: ignore[arg-type]
     return x.tolist(), count, ended
 

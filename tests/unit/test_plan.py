@@ -171,7 +171,7 @@ def test_a_cluster_that_does_not_answer_is_lacking(monkeypatch: pytest.MonkeyPat
 
 def test_a_matrix_that_no_machine_holds_is_refused_before_anything_is_tried(here: Path):
     width = int((psutil.virtual_memory().total / 8 / 3) ** 0.25) + 200
-    with pytest.raises(ConfigError, match=r"stages\.1: the stage keeps a dense inverse Hessian .* take `kind: lbfgs`"):
+    with pytest.raises(ConfigError, match=r"stages\.1: the stage keeps a dense inverse Hessian .* `kind: lbfgs`"):
         plan({**TREE, "network": {"kind": "mlp", "width": width, "depth": 2}})
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from backends import quasi
+from backends import dense, quasi
 from backends.errors import UserError
 from backends.ops import NumpyOps
 from backends.quasi import broyden, lbfgs
@@ -340,9 +340,11 @@ def test_shapes_and_types_of_the_state_never_change(stage: Any) -> None:
 
 
 def test_too_many_parameters_for_a_dense_matrix_are_refused_with_the_memory_it_would_take() -> None:
-    quasi.check_size(BROYDEN, 20_000)
-    quasi.check_size(LBFGS, 10_000_000)
-    with pytest.raises(UserError, match=r"100,000 x 100,000 numbers \(80\.0 GB\).*kind: lbfgs"):
-        quasi.check_size(BROYDEN, 100_000)
+    dense.refuse_too_large([BROYDEN, LBFGS], 20_000, 10**10)
+    dense.refuse_too_large([LBFGS, SsBroyden(steps=1, memory=50)], 10_000_000, 10**9)
+    with pytest.raises(UserError, match=r"100,000 x 100,000 numbers, 240\.0 GB .*at most 20,000.*`kind: lbfgs`"):
+        dense.refuse_too_large([LBFGS, BROYDEN], 100_000, 10**12)
+    with pytest.raises(UserError, match=r"this machine has 2\.0 GB\. Take `memory: 100`"):
+        dense.refuse_too_large([BROYDEN], 10_000, 2 * 10**9)
     with pytest.raises(UserError, match="lbfgs"):
         quasi.init(BROYDEN, OPS, np.broadcast_to(np.zeros(1), 50_000), 1, 1)
