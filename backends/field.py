@@ -195,13 +195,15 @@ class NetworkField(Field):
         problem: Problem,
         region: Region = Region(),  # noqa: B008 (frozen)
         directions: Array | None = None,
+        fields: Mapping[str, Jet] | None = None,
     ) -> None:
-        """`directions`: [directions, spatial coordinates, samples] of an estimated Laplacian."""
+        """`directions`: [directions, spatial coordinates, samples] of an estimated Laplacian; `fields`: what the pass
+        gave, where it has been made already."""
         super().__init__(ops, problem, region, columns)
         self._params, self._given, self._plan = params, columns, plan
         points = both_ends(ops, problem, region, columns) if region.periodic else columns
         self._samples = points[next(iter(problem.coords))].shape[0]
-        self._fields = representation.fields(ops, params, points, plan, problem, directions)
+        self._fields = fields or representation.fields(ops, params, points, plan, problem, directions)
 
     def _value(self, field: str, index: Index) -> Array:
         return self._dense(self._fields[field], self._fields[field].at(index))

@@ -48,6 +48,7 @@ from backends.regions import Region, draw, faces
 from backends.representation import Representation
 from backends.spec import structure
 from backends.task import Batches, Context, Parts, Picture, Predict, Reference, Term
+from backends.value_pass import evaluated_together, value_batches
 
 if TYPE_CHECKING:
     from backends.problem import Problem
@@ -116,10 +117,23 @@ class PdeTask:
     def per_sample(
         self, ops: Any, params: Mapping[str, Array], batch: str, columns: Mapping[str, Array], context: Context
     ) -> Mapping[str, Array]:
+        if batch in context.shared:
+            return context.shared[batch]
         recording, look = self.recordings[batch], self._look(ops, params, batch, columns, context)
         if self.estimate and recording.laplacians and batch not in self.reductions:
             return self.estimate.values(ops, look, columns, recording, context)
         return look(recording.plan, None)
+
+    @cached_property
+    def together(self) -> tuple[str, ...]:
+        """Batches that one pass can serve (`backends.value_pass`)."""
+        return value_batches(self.representation, self.recordings, self.reductions)
+
+    def per_sample_together(
+        self, ops: Any, params: Mapping[str, Array], batches: Mapping[str, Mapping[str, Array]], context: Context
+    ) -> Mapping[str, Mapping[str, Array]]:
+        """`per_sample` of several batches of `together`, by one pass through the network."""
+        return evaluated_together(*self._bound(context), self.recordings, ops, params, batches)
 
     @property
     def estimated(self) -> Mapping[str, tuple[str, ...]]:

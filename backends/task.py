@@ -77,6 +77,8 @@ class Context:
     """False in evaluations and predictions."""
     updates: dict[str, Array] = field(default_factory=dict)
     """Written by the task: new values of `aux`, which the backend stores after the step."""
+    shared: Mapping[str, Mapping[str, Array]] = field(default_factory=dict)
+    """Batch -> its terms, where `per_sample_together` of the task has computed them already."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +146,9 @@ Predict = Callable[[Sequence[str], Columns], Mapping[str, NDArray[np.float64]]]
 
 class Task(Protocol):
     """What the backends train. Built on every worker from the same file, so it must be deterministic.
+
+    A task may have `together`, the batches that a single pass can serve, and `per_sample_together(ops, params, batches,
+    context)`, which gives their terms by batch; backends hand the answer to `per_sample` as `context.shared`.
 
     A task may have an attribute `signature`: a hashable value of which equal ones promise that `per_sample` and
     `predict` are the same functions of their arrays (constants are arrays too). Backends of one process then share

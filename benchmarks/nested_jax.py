@@ -12,8 +12,8 @@ from backends.randomness import generator
 from backends.task import Array
 
 
-def step_by_step(made: Any, case: Any) -> tuple[Callable[[], Any], list[float]]:
-    """(a loop of `case.steps` Adam steps from the same start, losses before steps 0 and 100)."""
+def step_by_step(made: Any, case: Any, later: int) -> tuple[Callable[[], Any], list[float]]:
+    """(a loop of `case.steps` Adam steps from the same start, losses before step 0 and `later`)."""
     import jax
     import jax.numpy as jnp
     import optax
@@ -41,12 +41,12 @@ def step_by_step(made: Any, case: Any) -> tuple[Callable[[], Any], list[float]]:
         return jax.lax.scan(step, carry, None, n)
 
     initial = (start, optimizer.init(start))
-    losses = np.asarray(steps(initial, 101)[1])
+    losses = np.asarray(steps(initial, later + 1)[1])
 
     def loop() -> Any:
         return jax.block_until_ready(steps(initial, case.steps))
 
-    return loop, [float(losses[0]), float(losses[100])]
+    return loop, [float(losses[0]), float(losses[later])]
 
 
 def _network(params: Any, depth: int, z: Array) -> Array:

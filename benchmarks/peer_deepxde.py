@@ -22,8 +22,8 @@ THREADS = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS
 """The environment of the released package, on one core."""
 
 
-def measured(case: dict[str, Any], backend: str, steps: int, rounds: int) -> dict[str, Any]:
-    """Least CPU milliseconds of a step over some rounds, and the losses before steps 0 and 100."""
+def measured(case: dict[str, Any], backend: str, steps: int, rounds: int, later: int) -> dict[str, Any]:
+    """Least CPU milliseconds of a step over some rounds, and the losses before step 0 and `later`."""
     from pathlib import Path
 
     os.environ["DDE_BACKEND"] = {"jax": "jax", "torch": "pytorch"}[backend]
@@ -34,7 +34,7 @@ def measured(case: dict[str, Any], backend: str, steps: int, rounds: int) -> dic
     columns = np.stack([points[c] for c in task.problem.coords], 1).astype(np.float32)
     params = {k: v.astype(np.float32) for k, v in task.init(generator(0, "init")).items()}
     model = _model(backend, columns, params, made.network.depth, float(task.constants["nu"]))
-    history, _ = model.train(iterations=100, display_every=100, verbose=0)
+    history, _ = model.train(iterations=later, display_every=later, verbose=0)
     losses = [float(np.sum(history.loss_train[i])) for i in (0, -1)]
     model.train(iterations=steps, display_every=10**9, verbose=0)  # compiles what was not compiled, warms up
     times = []

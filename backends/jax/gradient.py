@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -59,17 +60,23 @@ def loss_and_gradient(
     aux = dict(context.aux)
     touched: set[str] = set()
     like = free if sloped else {}
-    for batch, columns in batches.items():
-        wanted = {t: weights[t] for t in program.terms_of(batch) if t in weights}
-        if not wanted:
-            continue
-        samples = _count(columns)
-        function = _batch_loss(program, held, batch, wanted, context, samples * program.world, touched, scale)
-        chunk = passes(program, batch, samples, batch in drawn)
+    for group in _groups(program, weights, batches, drawn):
+        functions, wanted = {}, []
+        for batch, columns in group.items():
+            some = {t: weights[t] for t in program.terms_of(batch) if t in weights}
+            n = _count(columns) * program.world
+            functions[batch] = _batch_loss(program, held, batch, some, context, n, touched, scale)
+            wanted += some
+        function = _together(program, held, context, functions) if len(group) > 1 else functions[next(iter(group))]
         slopes = partial(_level, function)
         if sloped:
             slopes = partial(_slopes, function, [program.reaches[t] for t in wanted])
-        found, slope, aux = _accumulated(program, slopes, len(wanted), free, aux, columns, chunk, like)
+        if len(group) > 1:
+            found, slope, aux = slopes(free, aux, group)
+        else:
+            ((batch, columns),) = group.items()
+            chunk = passes(program, batch, _count(columns), batch in drawn)
+            found, slope, aux = _accumulated(program, slopes, len(wanted), free, aux, columns, chunk, like)
         losses = losses.at[jnp.array([names.index(t) for t in wanted])].add(found)
         gradient = jax.tree.map(jnp.add, gradient, slope) if gradient else slope
     gradient = gradient or jax.tree.map(jnp.zeros_like, free)
@@ -78,6 +85,35 @@ def loss_and_gradient(
     if scale is not None:
         gradient = {name: g / scale for name, g in gradient.items()}
     return losses, gradient, aux
+
+
+def _groups(
+    program: Program, weights: Mapping[str, Array], batches: Mapping[str, Columns], drawn: Collection[str]
+) -> list[dict[str, Columns]]:
+    """The batches with wanted terms, one by one, but those together that one pass of the task can serve."""
+    wanted = {b: columns for b, columns in batches.items() if any(t in weights for t in program.terms_of(b))}
+    alike = [b for b in getattr(program.task, "together", ()) if b in wanted]
+    whole = [b for b in alike if passes(program, b, _count(wanted[b]), b in drawn) == _count(wanted[b])]
+    if len(whole) < 2 or program.remat or program.compute:
+        return [{batch: columns} for batch, columns in wanted.items()]
+    return [*({b: c} for b, c in wanted.items() if b not in whole), {b: wanted[b] for b in whole}]
+
+
+def _together(program: Program, held: Tree, context: Context, functions: Mapping[str, BatchLoss]) -> BatchLoss:
+    """The losses of several batches, whose terms the task computes in one pass; columns by batch."""
+    task: Any = program.task
+
+    def share(free: Tree, aux: Tree, columns: Any) -> tuple[Array, tuple[Array, Tree]]:
+        now = Context(context.constants, aux, context.key, True, {})
+        shared = task.per_sample_together(OPS, {**held, **free}, columns, now)
+        weighted, found = [], []
+        for batch, function in functions.items():
+            one, (other, aux) = function(free, aux, columns[batch], shared)
+            weighted.append(one)
+            found.append(other)
+        return jnp.concatenate(weighted), (jnp.concatenate(found), aux)
+
+    return share
 
 
 def flat(tree: Mapping[str, Array]) -> Array:
@@ -95,7 +131,8 @@ def unflat(vector: Array, like: Mapping[str, Array]) -> Tree:
     return out
 
 
-BatchLoss = Callable[[Tree, Tree, Columns], tuple[Array, tuple[Array, Tree]]]
+BatchLoss = Callable[..., tuple[Array, tuple[Array, Tree]]]
+"""(free, aux, columns, shared terms or none) -> (weighted shares, (shares, new aux))"""
 Slopes = Callable[[Tree, Tree, Columns], tuple[Array, Tree, Tree]]
 
 
@@ -116,8 +153,10 @@ def _batch_loss(
     factors = jnp.stack(list(weights.values()))
     factors = factors if scale is None else factors * scale
 
-    def share(free: Tree, aux: Tree, columns: Columns) -> tuple[Array, tuple[Array, Tree]]:
-        now = Context(context.constants, aux, context.key, True, {})
+    def share(
+        free: Tree, aux: Tree, columns: Columns, shared: Mapping[str, Any] = MappingProxyType({})
+    ) -> tuple[Array, tuple[Array, Tree]]:
+        now = Context(context.constants, aux, context.key, True, {}, shared)
         given = lowered(program, {**held, **free}, columns, now)
         values = program.values_of(batch, program.task.per_sample(OPS, given[0], batch, *given[1:]))
         rows = _count(columns)

@@ -96,9 +96,10 @@ class Objective:
         with torch.enable_grad():
             free = {name: p.detach().requires_grad_() for name, p in self.layout.views(x).items()}
             found: dict[str, Tensor] = {}
+            half = None if each else self.compute
+            shared = {} if half or each else self._shared({**frozen, **free}, samples, Context(constants, aux, key))
             for batch, (columns, count) in samples.items():
-                context = Context(constants, aux, key)
-                half = None if each else self.compute
+                context = Context(constants, aux, key, shared=shared)
                 means = term_means(self.task, self.terms, {**frozen, **free}, batch, columns, context, count, half)
                 found |= {name: value / self.world.size for name, value in means.items()}
                 aux = {**aux, **updated(aux, context.updates)}
@@ -113,6 +114,14 @@ class Objective:
                 slopes = list(self._together(weighted, free, scale).values())
         losses = torch.stack([found[t.name].detach() if t.name in found else x.new_zeros(()) for t in self.terms])
         return torch.cat([losses, *(g.reshape(-1) for g in slopes)]), dict(aux)
+
+    def _shared(
+        self, params: Tensors, samples: Mapping[str, tuple[Tensors, int]], context: Context
+    ) -> Mapping[str, Mapping[str, Tensor]]:
+        """The terms of those batches that one pass can serve, where there are several."""
+        alike = {b: samples[b][0] for b in getattr(self.task, "together", ()) if b in samples}
+        task: Any = self.task
+        return task.per_sample_together(OPS, params, alike, context) if len(alike) > 1 else {}
 
     def _reaching(self) -> list[tuple[Term, frozenset[str] | None]]:
         return list(zip(self.terms, self.reaches or [None] * len(self.terms), strict=True))
