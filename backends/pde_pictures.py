@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 SHOWN = 100
 """Grid points per coordinate of a figure that is a cut through more than two coordinates."""
+NAMED = 4
+"""Coordinates off a cut that its title names."""
 
 
 def pictures(task: PdeTask, predict: Predict, samples: Batches | None) -> list[Picture]:
@@ -129,8 +131,9 @@ def _held(problem: Problem, shown: Any) -> dict[str, float]:
 
 
 def _cut(points: Columns, axes: Mapping[str, Any], what: str) -> str:
-    held = ", ".join(f"{c} = {v[0]:g}" for c, v in points.items() if c not in axes and "_" not in c)
-    return f"{what} at {held}" if held else what
+    held = [f"{c} = {v[0]:g}" for c, v in points.items() if c not in axes and "_" not in c]
+    more = f" and {len(held) - NAMED} more" if len(held) > NAMED else ""
+    return f"{what} at {', '.join(held[:NAMED])}{more}" if held else what
 
 
 def _points(task: PdeTask, predict: Predict, samples: Batches, shown: tuple[str, ...]) -> Picture | None:

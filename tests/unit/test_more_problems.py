@@ -404,3 +404,10 @@ def test_a_reference_in_many_dimensions_is_scattered():
     known = reference(Poisson100D())
     assert known is not None and known.shape == ()
     assert np.std(known.values["u"]) / np.sqrt(np.mean(known.values["u"] ** 2)) == pytest.approx(0.089, abs=0.002)
+
+
+def test_the_title_of_a_cut_through_many_dimensions_is_short():
+    task: Any = Poisson100D().build(Parts(MLP(width=4, depth=1)))
+    pictures = {p.name: p for p in task.pictures(lambda names, points: dict.fromkeys(names, 0.0 * points["x1"]))}
+    assert pictures["solution"].title == "u at x3 = 0.5, x4 = 0.5, x5 = 0.5, x6 = 0.5 and 94 more"
+    np.testing.assert_allclose(pictures["solution"].panels["reference"][0, 0], 98 * 0.25)
