@@ -21,8 +21,8 @@ from numpy_backend import use
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
-PAGES = ("own-problem.md", "own-network.md", "it-does-not-train.md", "derivatives.md")
-IN_NUMPY = ("own-problem.md", "it-does-not-train.md")
+PAGES = ("own-problem.md", "own-network.md", "it-does-not-train.md", "derivatives.md", "geometry.md")
+IN_NUMPY = ("own-problem.md", "it-does-not-train.md", "geometry.md")
 """Many runs of a few steps: here numpy trains, because compiling each takes seconds. `agree`, `check --smoke` and
 `plan` have processes of their own, and take the real backends there too."""
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
