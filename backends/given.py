@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from backends.blame import blaming
 from backends.data import Observations, Solution
-from backends.domain import clouds_of, put, shape_of
+from backends.domain import beyond, clouds_of, put, shape_of
 from backends.errors import UserError, nearest
 from backends.given_points import inside_box, inside_of
 from backends.marks import residual
@@ -102,12 +102,16 @@ def solution_in(problem: Problem, given: Solution, folder: Path) -> Reference:
         if next(iter(values.values())).ndim == 1:
             inside_of(path, axes, problem)
     if next(iter(values.values())).ndim == 1:
-        return _gridded(axes, values) or Reference(axes, values)
+        return (_gridded(axes, values) if shape_of(problem) is None else None) or Reference(axes, values)
     for i, (c, axis) in enumerate(axes.items()):  # figures want them to rise
         order = np.argsort(axis)
         axes[c], values = axis[order], {n: v.take(order, i) for n, v in values.items()}
     flat = {n: v.ravel() for n, v in values.items()}
-    return Reference(grid(axes), flat, tuple(map(len, axes.values())), tuple(axes))
+    points = grid(axes)
+    if shape_of(problem) is not None:  # what a grid says of the outside is no solution
+        rows = ~beyond(problem, points)
+        return Reference({c: v[rows] for c, v in points.items()}, {n: v[rows] for n, v in flat.items()})
+    return Reference(points, flat, tuple(map(len, axes.values())), tuple(axes))
 
 
 def _read(

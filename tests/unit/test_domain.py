@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from backends.data import Observations, Solution
 from backends.domain import shape_of
 from backends.errors import UserError
 from backends.geometry import Disk, Ellipse, Interval, Polygon, Rectangle, Shape, Triangle
@@ -413,6 +414,23 @@ def test_files_of_points_that_do_not_fit_are_refused(tmp_path: Path, term: str, 
     with pytest.raises(UserError, match=expected) as caught:
         task_of(Plate(), points={term: write(tmp_path, "p.csv", text)}, folder=tmp_path)
     assert caught.value.path == f"points.{term}.path"
+
+
+def test_measurements_and_references_are_those_of_the_geometry(tmp_path: Path):
+    (tmp_path / "seen.csv").write_text("x,y,u\n0.5,0.5,1\n0.1,0.1,2\n")
+    with pytest.raises(UserError, match=r"row 2 \(x = 0.1, y = 0.1, u = 2\) lies outside the geometry") as caught:
+        task_of(Plate(), data=Observations(kind="observations", path="seen.csv"), folder=tmp_path)
+    assert caught.value.path == "data.path"
+    (tmp_path / "seen.csv").write_text("x,y,u\n0.5,0.5,1\n")
+    task = task_of(Plate(), data=Observations(kind="observations", path="seen.csv"), folder=tmp_path)
+    assert shape_of(task.problem) == shape_of(Plate()) and "data" in [t.name for t in task.terms]
+    axis = np.linspace(-1, 1, 11)
+    x, y = np.meshgrid(axis, axis, indexing="ij")
+    np.savez(tmp_path / "known.npz", x=axis, y=axis, u=-x * x - y * y)
+    known = task_of(Plate(), reference=Solution(path="known.npz"), folder=tmp_path).reference()
+    assert known is not None and known.shape == ()
+    assert np.hypot(known.points["x"], known.points["y"]).min() > 0.3
+    np.testing.assert_allclose(known.values["u"], -(known.points["x"] ** 2) - known.points["y"] ** 2)
 
 
 class Wing(Problem):
