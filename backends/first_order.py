@@ -89,6 +89,29 @@ class Lamb(_Moments):
     """Decay per step, times the learning rate."""
 
 
+class Muon(FirstOrder):
+    """Momentum made orthogonal matrix by matrix (Jordan, "Muon", 2024), as `optax.contrib.muon`.
+
+    Arrays that are no matrices (biases, constants) take Adam's step with Nesterov's momentum. A matrix [in, out] moves
+    by about lr * sqrt(max(1, out / in)) in each of its singular directions.
+    """
+
+    knob_fields: ClassVar = ("beta", "b1", "b2", "eps", "weight_decay")
+    kind: Literal["muon"] = "muon"
+    lr: PositiveFloat = 1e-3
+    """Learning rate."""
+    beta: Fraction = 0.95
+    """Decay of the momentum of matrices."""
+    b1: Fraction = 0.9
+    """Decay of the first moment of what is no matrix."""
+    b2: Fraction = 0.999
+    """Decay of its second moment."""
+    eps: PositiveFloat = 1e-8
+    """Added to the norm of a matrix, and to the root of the second moment."""
+    weight_decay: NonNegativeFloat = 0.0
+    """Decay per step, times the learning rate."""
+
+
 class Lion(FirstOrder):
     """The sign of a mean of gradients (Chen et al., arXiv 2302.06675, program 1), as `optax.lion`.
 

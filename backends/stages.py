@@ -8,7 +8,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 from pydantic_core import PydanticCustomError
 
 from backends.custom_optimizer import CustomOptimizer
-from backends.first_order import Adagrad, Adam, AdamW, Lamb, Lion, Nadam, Radam, RmsProp, Sgd
+from backends.first_order import Adagrad, Adam, AdamW, Lamb, Lion, Muon, Nadam, Radam, RmsProp, Sgd
 from backends.spec import Fraction, Precision
 from backends.stage import AnyStage, FirstOrder
 
@@ -114,6 +114,7 @@ Stage = Annotated[
     | Radam
     | Lamb
     | Lion
+    | Muon
     | RmsProp
     | Adagrad
     | Sgd
@@ -123,7 +124,7 @@ Stage = Annotated[
     | GaussNewton,
     Field(discriminator="kind"),
 ]
-FIRST_ORDER: tuple[type[FirstOrder], ...] = (Adam, AdamW, Nadam, Radam, Lamb, Lion, RmsProp, Adagrad, Sgd)
+FIRST_ORDER: tuple[type[FirstOrder], ...] = (Adam, AdamW, Nadam, Radam, Lamb, Lion, Muon, RmsProp, Adagrad, Sgd)
 """Ours; the user's own is a `CustomOptimizer`."""
 QUASI_NEWTON: tuple[type[QuasiNewton], ...] = (Lbfgs, SsBroyden)
 SECOND_ORDER: tuple[type[SecondOrder], ...] = (*QUASI_NEWTON, GaussNewton)

@@ -7,12 +7,13 @@ that optax gives them (`mu`, `nu`, `trace`, `sum_of_squares`), each a dict by pa
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 
 Array = Any
 Tree = dict[str, Any]
@@ -26,6 +27,7 @@ _PARTS = {
     "radam": _MOMENTS,
     "lamb": _MOMENTS,
     "lion": ("mu",),
+    "muon": _MOMENTS,
     "rmsprop": ("nu", "trace"),
     "rmsprop-centered": ("mu", "nu", "trace"),
     "adagrad": ("sum_of_squares",),
@@ -49,6 +51,8 @@ def init(method: str, free: Mapping[str, np.ndarray], initial: float = 0.0) -> T
 
 def direction(method: str, gradient: Tree, state: Tree, free: Tree, knobs: Knobs) -> tuple[Tree, Tree]:
     """(what the rate is multiplied with and the parameters lose, new state) for one gradient."""
+    if method == "muon":
+        return _muon(gradient, state, free, knobs)
     chain = optax.chain(*_chain(method, knobs))
     before: Any = jax.eval_shape(chain.init, free)
     found, after = chain.update(gradient, tuple(_filled(s, state) for s in before), free)
@@ -56,6 +60,32 @@ def direction(method: str, gradient: Tree, state: Tree, free: Tree, knobs: Knobs
     updates: Any = found
     kept = {field: getattr(s, field) for s in states for field in getattr(s, "_fields", ()) if field in state}
     return updates, kept
+
+
+def _muon(gradient: Tree, state: Tree, free: Tree, knobs: Knobs) -> tuple[Tree, Tree]:
+    """`optax.contrib.muon`: matrices by `scale_by_muon` and their shape, all else by Adam with Nesterov's momentum."""
+    matrices = [name for name in gradient if gradient[name].ndim == 2]
+    updates: Tree = {}
+    mu, nu, after = dict(state["mu"]), dict(state["nu"]), state["count"] + 1
+    if matrices:
+        own = {name: gradient[name] for name in matrices}
+        shapes = dict.fromkeys(matrices, optax.contrib.MuonDimensionNumbers())
+        moved = optax.contrib.scale_by_muon(beta=knobs["beta"], eps=knobs["eps"], weight_dimension_numbers=shapes)
+        before: Any = moved.init(own)
+        found, kept = moved.update(own, before._replace(count=state["count"], mu={n: mu[n] for n in matrices}))
+        steps, kept = cast(Any, found), cast(Any, kept)
+        updates |= {n: u * max(1.0, u.shape[1] / u.shape[0]) ** 0.5 for n, u in steps.items()}
+        mu |= kept.mu
+    others = {name: gradient[name] for name in gradient if name not in matrices}
+    if others:
+        adam = optax.scale_by_adam(knobs["b1"], knobs["b2"], knobs["eps"], nesterov=True)
+        given = optax.ScaleByAdamState(state["count"], {n: mu[n] for n in others}, {n: nu[n] for n in others})
+        found, kept = adam.update(others, given)
+        steps, kept = cast(Any, found), cast(Any, kept)
+        updates |= steps
+        mu, nu = mu | kept.mu, nu | kept.nu
+    decayed = {name: updates[name] + knobs["weight_decay"] * free[name] for name in gradient}
+    return decayed, {"mu": mu, "nu": nu, "count": after}
 
 
 def clipped(gradient: Tree, limit: Array) -> Tree:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -32,6 +33,8 @@ class FirstOrder:
 def optimizer(stage: Stage, layout: Layout) -> FirstOrder:
     """The optimizer of a stage, for parameters laid out like this."""
     names, direction = _METHODS[stage.method]
+    if stage.method == "muon":
+        direction = partial(_muon, layout)
 
     def init(x: Tensor) -> Parts:
         parts = {name: torch.zeros_like(x) for name in names if name != "count"}
@@ -96,6 +99,45 @@ def _lion(g: Tensor, x: Tensor, parts: Parts, knobs: Knobs) -> tuple[Tensor, Par
     return torch.sign((1 - b1) * g + b1 * mu), {"mu": (1 - b2) * g + b2 * mu}
 
 
+NEWTON_SCHULZ = 3.4445, -4.775, 2.0315
+"""Coefficients of the quintic iteration, five rounds of it, as in optax."""
+
+
+def _muon(layout: Layout, g: Tensor, x: Tensor, parts: Parts, knobs: Knobs) -> tuple[Tensor, Parts]:
+    """As `optax.contrib.muon`; the second moment of matrices stays zero."""
+    count = parts["count"] + 1
+    steps = count.to(g.dtype)
+    found: list[Tensor] = []
+    new: dict[str, list[Tensor]] = {"mu": [], "nu": []}
+    old = {name: layout.views(parts[name]) for name in new}
+    for name, slope in layout.views(g).items():
+        matrix = slope.ndim == 2
+        decay = knobs["beta" if matrix else "b1"]
+        mu = decay * old["mu"][name] + (1 - decay) * slope
+        nu = old["nu"][name] if matrix else knobs["b2"] * old["nu"][name] + (1 - knobs["b2"]) * (slope * slope)
+        ahead = decay * (mu / (1 - decay ** (steps + 1))) + (1 - decay) * (slope / (1 - decay**steps))
+        if matrix:
+            direction = _orthogonal(ahead, knobs["eps"]) * max(1.0, slope.shape[1] / slope.shape[0]) ** 0.5
+        else:
+            direction = ahead / _root({"nu": nu}, steps, knobs)
+        found.append(direction.reshape(-1))
+        new["mu"].append(mu.reshape(-1))
+        new["nu"].append(nu.reshape(-1))
+    return torch.cat(found), {**{name: torch.cat(values) for name, values in new.items()}, "count": count}
+
+
+def _orthogonal(x: Tensor, eps: Tensor) -> Tensor:
+    """A matrix with x's singular vectors and singular values near 1."""
+    a, b, c = NEWTON_SCHULZ
+    turned = x.shape[0] > x.shape[1]
+    y = x.T if turned else x
+    y = y / (torch.sqrt(torch.sum(y * y)) + eps)
+    for _ in range(5):
+        square = y @ y.T
+        y = a * y + (b * square + c * (square @ square)) @ y
+    return y.T if turned else y
+
+
 def _rmsprop(g: Tensor, x: Tensor, parts: Parts, knobs: Knobs) -> tuple[Tensor, Parts]:
     decay = knobs["decay"]
     new = {"nu": (1 - decay) * (g * g) + decay * parts["nu"]}
@@ -141,6 +183,7 @@ _METHODS: Mapping[str, tuple[tuple[str, ...], Direction]] = {
     "radam": (_ADAMS, _radam),
     "lamb": (_ADAMS, _adam),
     "lion": (("mu",), _lion),
+    "muon": (_ADAMS, _adam),
     "rmsprop": (("nu", "trace"), _rmsprop),
     "rmsprop-centered": (("mu", "nu", "trace"), _rmsprop),
     "adagrad": (("sum_of_squares",), _adagrad),

@@ -185,7 +185,7 @@ BASES: dict[str, Tree] = {
     "in epochs": rows({"kind": "diabetes", "batch": 88}, stages=[{"kind": "adam", "epochs": 1}]),
     "adamw": stage(kind="adamw", lr=1e-2),
     "sgd": stage(kind="sgd", lr=1e-2),
-    **{kind: stage(kind=kind, lr=1e-2) for kind in ("nadam", "radam", "lamb", "lion", "rmsprop", "adagrad")},
+    **{kind: stage(kind=kind, lr=1e-2) for kind in ("nadam", "radam", "lamb", "muon", "lion", "rmsprop", "adagrad")},
     "own optimizer": stage(kind="custom", target="own.py:quick", lr=1e-2),
     "lbfgs": stage(kind="lbfgs"),
     "ssbroyden": stage(kind="ssbroyden"),
@@ -258,7 +258,7 @@ BASES: dict[str, Tree] = {
     "tracked": poisson(tracking={"every": 1, "uri": "http://127.0.0.1:9"}),
 }
 
-ADAMS = ("poisson", "adamw", "nadam", "radam", "lamb")
+ADAMS = ("poisson", "adamw", "nadam", "radam", "lamb", "muon")
 OURS = (*ADAMS, "lion", "rmsprop", "adagrad", "sgd")
 RATED = (*OURS, "own optimizer")
 SECOND_ORDER = ("lbfgs", "ssbroyden", "gauss_newton")
@@ -424,6 +424,7 @@ CASES: list[tuple[str, str, Any, str]] = [
     *[(base, "stages.0.precision", "float32", "error") for base in ("ssbroyden", "gauss_newton")],
     *[(base, "stages.0.lr", 2e-2, "arrays") for base in RATED],
     *[(base, f"stages.0.{b}", 0.5, "knobs") for base in (*ADAMS, "lion") for b in ("b1", "b2")],
+    ("muon", "stages.0.beta", 0.5, "knobs"),
     *[(base, "stages.0.eps", 1e-2, "knobs") for base in (*ADAMS, "rmsprop", "adagrad")],
     *[(base, "stages.0.weight_decay", 0.5, "knobs") for base in OURS[1:]],
     *[(base, "stages.0.momentum", 0.5, "knobs") for base in ("sgd", "rmsprop")],
