@@ -1,6 +1,6 @@
 """Every weighting: on both backends the losses of 50 steps of Burgers, and what it reaches on four problems.
 
-`python -m benchmarks weightings wave` measures the errors of this problem only, `… agreement` the backends' agreement.
+`python -m benchmarks weightings wave` measures the errors of this problem only, `… backends` how far they agree.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from orchestrator.config import Experiment
 from orchestrator.knobs import Knobs, initial
 
 STEPS, EVERY = 50, 5
-AGREEMENT = "agreement"
+AGREEMENT = "backends"
 AGREED = ("weighting", "losses, JAX against torch", "last weights")
 WEIGHTINGS: dict[str, dict[str, Any]] = {
     "fixed": {"kind": "fixed", "values": {"ic": 10.0}},
@@ -92,7 +92,7 @@ def difference(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
 
 
 def measure(*asked: str) -> Section:
-    """`agreement` of the backends, and the errors of the named problems; default all. Other parts stay as they are."""
+    """How far the `backends` agree, and the errors of the named problems; default all. Other parts stay as they are."""
     unknown = [name for name in asked if name not in (AGREEMENT, *PROBLEMS)]
     if unknown:
         raise SystemExit(
