@@ -161,8 +161,10 @@ class Backend(Protocol[S]):
         """Any of `losses` [terms], `grad_norms`, `grad_max`, `grad_mean_abs`, `grad_std` [terms] (of each unweighted
         term's gradient, see `of_gradients`), `gram` [terms, terms] (their products), `gradient` [parameters] (of the
         weighted loss, flat in the order of `layout`), and `ntk/<n>` [terms]: the mean over at most n samples per
-        batch (`evenly`) of |gradient of the residual|^2, NaN for terms that are no residuals. All on the samples of
-        `step`, over all workers. `knobs`: one row [columns]. Shares the compiled function of loss and gradient."""
+        batch (`evenly`) of |gradient of the residual|^2, NaN for terms that are no residuals; `curvature/<term>`
+        [parameters, parameters]: J'J / samples of one unweighted residual, `rows/<term>`: how many numbers it has. All
+        on the samples of `step`, over all workers. `knobs`: one row [columns]. Shares the compiled function of loss and
+        gradient."""
         ...
 
     def aux(self, state: S) -> dict[str, NDArray[Any]]:
@@ -258,6 +260,8 @@ def of_gradients(slopes: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
         }
 
 
+CURVATURE, ROWS = "curvature/", "rows/"
+"""`curvature/<term>` of `Backend.probe`, and how many residuals it was made of."""
 KERNEL = "ntk/"
 """`ntk/<n>` of `Backend.probe`."""
 KERNEL_ROWS = 16
@@ -267,6 +271,11 @@ KERNEL_ROWS = 16
 def kernel_samples(what: Collection[str]) -> dict[str, int]:
     """The statistics `ntk/<n>` among `what`, each with its n."""
     return {name: int(name.removeprefix(KERNEL)) for name in sorted(what) if name.startswith(KERNEL)}
+
+
+def curved(what: Collection[str]) -> tuple[str, ...]:
+    """The terms whose curvature is among `what`."""
+    return tuple(sorted({name.partition("/")[2] for name in what if name.startswith((CURVATURE, ROWS))}))
 
 
 def evenly(count: int, wanted: int) -> NDArray[np.intp]:

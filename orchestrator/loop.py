@@ -84,6 +84,8 @@ class Plan:
     """Send files of the run folder to the tracker."""
     note_end: Callable[[int, str, str], None] = field(default=lambda step, stage, why: None)
     """Record why a stage ended before its last step."""
+    conclude: Callable[[Live], Metrics] = field(default=lambda live: NONE)
+    """What is measured once, at the end of the last stage."""
 
     @property
     def stages(self) -> Sequence[Stage]:
@@ -95,6 +97,9 @@ def train(plan: Plan, live: Live, *, resumed: bool) -> Outcome:
     """Run from `live.at` to the end of the last stage, or until somebody asks to stop."""
     try:
         status, reason = _steps(plan, live, resumed)
+        if concluded := dict(plan.conclude(live)) if status in ("finished", "stopped") else {}:
+            live.latest.update(concluded)
+            plan.record(live.at.step, concluded)
         if live.checkpoint is None or not live.checkpoint.endswith(f"{live.at.step:09d}"):
             live.checkpoint = plan.save(live, False)
         plan.draw(live.state, live.at.step)

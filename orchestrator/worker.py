@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from backends.groups import Grouping, Groups
 from backends.protocol import World
 from backends.task import Task
 from backends.weighting import Weighting
+from orchestrator import uncertainty
 from orchestrator.assemble import ALONE, CAPACITY, assemble
 from orchestrator.callbacks import Ramp, named, own_objects
 from orchestrator.config import Experiment
@@ -152,6 +154,7 @@ def ready(
         stop=pieces.stop,
         keep=recorder.keep,
         note_end=recorder.note_end,
+        conclude=partial(uncertainty.concluded, made, knobs, watched),
     ), live
 
 

@@ -23,7 +23,7 @@ from backends.jax.program import TRACED, Program, programs
 from backends.jax.readings import CANDIDATES, EVALUATE, PREDICT, PROBE
 from backends.jax.samples import Holder, local
 from backends.jax.steps import STEPS
-from backends.protocol import Settings, Steps, kernel_samples, samples_key
+from backends.protocol import CURVATURE, ROWS, Settings, Steps, curved, kernel_samples, samples_key
 from backends.stages import Stage
 from backends.task import Batches, Columns, Draw, Feed, Task
 from backends.weighting import uncertainty
@@ -141,7 +141,8 @@ class JaxBackend:
                 stacked,
                 *map(self._put, (np.int64(self._settings.seed), np.int64(step))),
                 kernels=tuple(kernels.items()),
-                gradients=bool(what - set(kernels)),
+                gradients=any(not name.startswith((CURVATURE, ROWS)) for name in what - set(kernels)),
+                curvatures=curved(what),
             )
         return {name: fetch(found[name]).astype(np.float64) for name in sorted(what)}
 

@@ -11,12 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from backends.chunks import chunk_size
+from backends.jax.curvature import curvature
 from backends.jax.distributed import mesh, spec
 from backends.jax.gradient import flat, loss_and_gradient
 from backends.jax.kernel import traces
 from backends.jax.ops import OPS
 from backends.jax.program import Program
 from backends.jax.samples import axes, of_step
+from backends.protocol import CURVATURE, ROWS
 from backends.task import Context
 
 Array = Any
@@ -60,15 +62,16 @@ def probe(
     step: Array,
     kernels: tuple[tuple[str, int], ...] = (),
     gradients: bool = True,
+    curvatures: tuple[str, ...] = (),
 ) -> Tree:
     """`losses`, `grad_…` and `gram` (statistics of each unweighted term's gradient) and `gradient` (weighted, flat),
     summed over the workers; `kernels`: traces of the tangent kernel by name, with their numbers of samples.
-    Without `gradients` these alone.
+    `curvatures`: the terms whose J'J and number of residuals are wanted. Without `gradients` these alone.
 
     Term by term, so that one whose gradient is not finite does not spoil the others.
     """
     program.note("probe")
-    function = partial(_probe, program, kernels, gradients)
+    function = partial(_probe, program, kernels, gradients, curvatures)
     if program.world > 1:
         whole = spec(None)
         split = jax.tree.map(spec, axes(program.task, fixed, stacked), is_leaf=lambda x: x is None)
@@ -85,13 +88,14 @@ def probe(
 EVALUATE = jax.jit(evaluate, static_argnums=0)
 CANDIDATES = jax.jit(candidates, static_argnums=(0, 2))
 PREDICT = jax.jit(predict, static_argnums=(0, 2))
-PROBE = jax.jit(probe, static_argnums=0, static_argnames=("kernels", "gradients"))
+PROBE = jax.jit(probe, static_argnums=0, static_argnames=("kernels", "gradients", "curvatures"))
 
 
 def _probe(
     program: Program,
     kernels: tuple[tuple[str, int], ...],
     gradients: bool,
+    curvatures: tuple[str, ...],
     state: Tree,
     weights: Mapping[str, Array],
     constants: Mapping[str, Array],
@@ -103,6 +107,9 @@ def _probe(
     context = Context(program.numbers(constants), state["aux"], (seed, step))
     batches = of_step(fixed, stacked, jnp.zeros((), jnp.int64))
     more = {name: traces(program, state["params"], context, batches, count) for name, count in kernels}
+    for term in curvatures:
+        matrix, rows_ = curvature(program, state["params"], context, batches, tuple(stacked), term)
+        more |= {CURVATURE + term: matrix, ROWS + term: rows_}
     if not gradients:
         return more
     one = jnp.ones((), program.dtype)

@@ -37,7 +37,7 @@ def traces(
     with default_dtype(state.x.dtype):
         for batch in batches:
             reduced = objective.task.reduced(batch.name)
-            whole = _joined(batch)
+            whole = joined(batch)
             kept = evenly(batch.samples, samples if reduced else max(samples // objective.world.size, 1))
             some = whole if reduced else {k: v[kept] for k, v in whole.items()}
             found |= _means(objective, state, batch.name, some, context, kept if reduced else None)
@@ -47,7 +47,7 @@ def traces(
     return fetch(values).astype(np.float64)
 
 
-def _joined(batch: Batch) -> dict[str, Tensor]:
+def joined(batch: Batch) -> dict[str, Tensor]:
     """All columns of a batch at the first step, its passes one after the other."""
     parts = [columns(fixed, now) for fixed, now in zip(batch.fixed, batch.now[0], strict=True)]
     return {k: torch.cat([p[k] for p in parts]) for k in parts[0]} if len(parts) > 1 else parts[0]

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from backends.protocol import kernel_samples, of_gradients
+from backends.protocol import CURVATURE, ROWS, curved, kernel_samples, of_gradients
 from backends.torch import kernel
+from backends.torch.curvature import curvature
 from backends.torch.device import fetch, own_generator
 from backends.torch.program import Program
 from backends.torch.samples import Batch
@@ -21,13 +22,16 @@ def measured(
 ) -> dict[str, NDArray[np.float64]]:
     """The statistics `what` of `Backend.probe` on the first step of `batches`, over all workers; `row`: its knobs."""
     found, kernels = {}, kernel_samples(what)
-    if what - set(kernels):
+    if any(not name.startswith((CURVATURE, ROWS)) for name in what - set(kernels)):
         losses, slopes = _slopes(program, state, batches, row)
         found = {"losses": losses}
         if any(name.startswith(("grad_", "gram")) for name in what):
             found |= of_gradients(slopes)
         if "gradient" in what:
             found["gradient"] = fetch(program.objective.row.part(row, "weight/")).astype(np.float64) @ slopes
+    for term in curved(what):
+        matrix, rows = curvature(program, state, batches, row, term)
+        found |= {CURVATURE + term: matrix, ROWS + term: np.asarray(rows)}
     if kernels:
         seed = torch.tensor(program.seed, device=state.x.device)
         with own_generator(row.device):
