@@ -97,9 +97,8 @@ def train(plan: Plan, live: Live, *, resumed: bool) -> Outcome:
     """Run from `live.at` to the end of the last stage, or until somebody asks to stop."""
     try:
         status, reason = _steps(plan, live, resumed)
-        if concluded := dict(plan.conclude(live)) if status in ("finished", "stopped") else {}:
-            live.latest.update(concluded)
-            plan.record(live.at.step, concluded)
+        if status == "stopped":  # at the end of the last stage it was measured with the last evaluation
+            live.latest.update(plan.conclude(live))
         if live.checkpoint is None or not live.checkpoint.endswith(f"{live.at.step:09d}"):
             live.checkpoint = plan.save(live, False)
         plan.draw(live.state, live.at.step)
@@ -133,6 +132,9 @@ def _steps(plan: Plan, live: Live, resumed: bool) -> tuple[Status, str]:
         plan.adapt(live)
         plan.reweigh(live, steps)
         evaluated = _evaluate(plan, live) if due(step, plan.evaluate_every) or last else {}
+        if last:
+            evaluated = {**evaluated, **plan.conclude(live)}
+            live.latest.update(evaluated)
         asks = _ask(plan, "step", _moment(plan, live, steps, evaluated, _probed(plan, live)))
         said = _said(live, asks)
         if due(step, plan.record_every) or evaluated or ended or said:
