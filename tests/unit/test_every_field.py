@@ -173,6 +173,7 @@ BASES: dict[str, Tree] = {
     "solved": poisson(task={"kind": "kovasznay"}, points={"pde": 24}, reference={"path": "here.csv"}),
     "conserving": poisson(task={"kind": "kdv"}, points={"pde": 24, "mass": 4}, conserve={"mass": {}}),
     "banded": poisson(points={"pde": 4}, multiscale={"pde": {"bands": 2, "along": ["x"], "nodes": 8, "coupling": 0.5}}),
+    "sure": poisson(task={"kind": "inverse_heat"}, points={"pde": 24}, uncertainty={"kind": "laplace"}),
     "estimated": poisson(points={"pde": 24}, derivatives={"laplacian": {"kind": "rademacher", "samples": 3}}),
     "modified": poisson(network={"kind": "modified_mlp", "width": 4, "depth": 2}),
     "fourier": poisson(network={"kind": "mlp", "width": 4, "depth": 1, "features": {"count": 4}}),
@@ -407,6 +408,9 @@ CASES: list[tuple[str, str, Any, str]] = [
     ],
     # stages
     *[(base, "stages.0.name", "first", "parameters") for base in (*RATED, *SECOND_ORDER)],
+    ("inverse", "uncertainty", {"kind": "laplace"}, "records"),
+    ("sure", "uncertainty.terms", ["pde"], "records"),
+    ("sure", "uncertainty.covariance", "noise", "records"),
     ("kdv", "conserve", {"mass": {}}, "records"),
     ("conserving", "conserve.mass.how", "both", "records"),
     ("conserving", "conserve.mass.tolerance", 0.5, "records"),
