@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from backends.domain import positions, shape_of, spatial
 from backends.errors import UserError
 from backends.field import Field, both_ends
 from backends.names import EXACT, Index
@@ -114,13 +115,19 @@ def residuals(
 ) -> dict[str, NDArray[np.float64]]:
     """The terms of one marked method for a given function, at random points of its region.
 
-    `solution` defaults to the problem's own; `margin`: points inside keep this distance from the box (relative to its
-    extent), because differences reach beyond a point. A vector residual becomes its 2-norm.
+    `solution` defaults to the problem's own; `margin`: points inside keep this distance from the boundary (relative to
+    the domain's extent; in a geometry nearer ones are left out), because differences reach beyond a point. A vector
+    residual becomes its 2-norm.
     """
     region = problem.region(method)
     columns = draw(problem, region, (), count, "uniform", generator(0, "differences", method))
     if region.interior:
-        columns = {c: _inset(columns[c], problem.box()[c], margin) for c in problem.coords}
+        shape, space = shape_of(problem), spatial(problem)
+        held = () if shape is None else space
+        columns = {c: v if c in held else _inset(v, problem.box()[c], margin) for c, v in columns.items()}
+        if shape is not None:
+            deep = shape.signed_distance(positions(problem, columns)) < -margin * shape.size
+            columns = {c: v[deep] for c, v in columns.items()}
     recording = record(problem, region, (method,), columns)
     if recording.exact:
         known = solved(problem, {c: columns[c] for c in problem.coords})

@@ -15,12 +15,14 @@ from pydantic import ValidationError
 from backends.data import Observations, Solution
 from backends.domain import shape_of
 from backends.errors import UserError
+from backends.finite_difference import residuals
 from backends.geometry import Disk, Ellipse, Interval, Polygon, Rectangle, Shape, Triangle
 from backends.geometry.sampling import inside, on_boundary, parts
 from backends.geometry.smooth import distance
 from backends.jets import JetOps, Plan, seed
 from backends.networks import MLP
 from backends.ops import NumpyOps
+from backends.own_code import load
 from backends.pde import PdeTask
 from backends.pde_geometry import picture
 from backends.problem import Problem, hard, residual
@@ -331,6 +333,24 @@ def test_derivatives_of_mirrored_inputs_are_those_of_differences(x: float, y: fl
     h = 1e-4
     assert exact["u_x"][0] == pytest.approx((value(x + h) - value(x - h)) / (2 * h), abs=1e-6)
     assert exact["u_xx"][0] == pytest.approx((value(x + h) - 2 * value(x) + value(x - h)) / h**2, abs=1e-5)
+
+
+# --- the experiments that ship ---
+
+
+@pytest.mark.parametrize(
+    ("name", "terms"),
+    [("insulated_hole:InsulatedHole", ("pde", "insulated", "given")), ("l_shape:LShape", ("pde", "bc"))],
+)
+def test_the_references_of_the_experiments_solve_their_equations(name: str, terms: tuple[str, ...]):
+    file, _, cls = name.partition(":")
+    folder = Path(__file__).parents[2] / "experiments" / file
+    problem = load(f"{file}.py:{cls}", folder)()
+    assert isinstance(problem, Problem)
+    for term in terms:
+        found = residuals(problem, term, count=200, margin=0.03)[term]
+        assert len(found) > 100
+        assert np.abs(found).max() < 1e-4, term
 
 
 # --- what is refused ---
