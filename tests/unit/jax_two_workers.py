@@ -15,10 +15,11 @@ import numpy as np
 
 import backends
 from backends.protocol import World
+from backends.stages import GaussNewton
 from backends.testing.groups import DUEL
 from backends.testing.points import RULES, allen_cahn
 from backends.testing.setup import STAGES, build, table
-from backends.testing.tasks import Curves, Duel, Noisy
+from backends.testing.tasks import Curves, Duel, LeastSquares, Noisy
 from backends.weighting import Uncertainty
 
 
@@ -28,6 +29,8 @@ def run(module: Any, world: World) -> dict[str, Any]:
     cases = (
         (Curves(counts=True), STAGES[0]),
         (Curves(pass_size=2), STAGES[4]),
+        (Curves(pass_size=2), STAGES[5]),
+        (LeastSquares(), GaussNewton(steps=20, solver="samples", damping=1e4)),
         (Noisy(), STAGES[0]),
         (Curves(), STAGES[2]),
         (Duel(), STAGES[0]),
