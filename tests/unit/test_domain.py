@@ -27,7 +27,7 @@ from backends.pde import PdeTask
 from backends.pde_geometry import picture
 from backends.problem import Problem, hard, residual
 from backends.spec import Fresh, Points, Rad, Rard
-from backends.task import Context, Parts
+from backends.task import Context, Parts, Picture
 
 OPS = NumpyOps()
 NETWORK = MLP(width=6, depth=2)
@@ -170,6 +170,17 @@ def test_the_domain_has_a_picture_of_points_parts_and_normals():
     from orchestrator import plots
 
     assert len(plots.draw(found).axes) == 1
+
+
+@pytest.mark.parametrize("dimension", [1, 2, 3])
+def test_domains_of_every_dimension_can_be_drawn(tmp_path: Path, dimension: int):
+    from orchestrator import plots
+
+    rng = np.random.default_rng(0)
+    inner, edge = rng.uniform(size=(20, dimension)), rng.uniform(size=(9, 2 * dimension))
+    names = dict.fromkeys("xyz"[:dimension], np.empty(0))
+    figure = plots.draw(Picture("geometry", "geometry", {"interior": inner, "wall": edge}, names))
+    assert plots.save(figure, tmp_path / "geometry").stat().st_size > 5000
 
 
 # --- hard constraints ---
