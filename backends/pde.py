@@ -102,9 +102,8 @@ class PdeTask:
 
     def init(self, rng: np.random.Generator) -> dict[str, NDArray[np.float64]]:
         """The network's parameters and `unknown/<name>`, 0-d, at their first guess."""
-        p = self.problem
-        network = self.representation.network.init(rng, self.representation.inputs(p), len(p.fields))
-        return {**network, **{UNKNOWN + u: np.array(v, np.float64) for u, v in self.unknowns.items()}}
+        unknowns = {UNKNOWN + u: np.array(v, np.float64) for u, v in self.unknowns.items()}
+        return {**self.representation.init(self.problem, rng), **unknowns}
 
     def aux(self) -> dict[str, NDArray[Any]]:
         return self.representation.network.aux() | pointwise.initial(self.pointwise)

@@ -100,6 +100,12 @@ def representation(problem: Problem, parts: Parts) -> Representation:
     for name in parts.scale_fields:
         if name not in problem.fields:
             raise UserError(f"{name!r} is no field{nearest(name, problem.fields)}", path="scaling.fields")
+    if problem.depends and not parts.network.jets:
+        raise UserError(
+            "fields that depend on some coordinates only (`depends`) are networks of their own; take one of the "
+            "networks that ship, not a module",
+            path="network.kind",
+        )
     scales = {f: problem.number(s) for f, s in problem.scales.items()} | dict(parts.scale_fields)
     return Representation(parts.network, parts.constraints == "hard", parts.scale_coords, scales)
 
@@ -122,7 +128,7 @@ def check_ansatz(problem: Problem, found: Mapping[str, Recording]) -> None:
     """Raises UserError where a term that @hard names is not zero for a network with arbitrary parameters."""
     rng = generator(0, "ansatz")
     stand_in = Representation(MLP(width=8, depth=1, activation="sin"), hard=True)
-    params = stand_in.network.init(rng, stand_in.inputs(problem), len(problem.fields))
+    params = stand_in.init(problem, rng)
     params |= {UNKNOWN + u: np.array(problem.number(v)) for u, v in problem.unknowns.items()}
     for batch, recording in found.items():
         for method in (m for m in recording.terms if m in problem.fulfilled()):

@@ -58,6 +58,9 @@ class Problem(TaskSpec):
     geometry: ClassVar[Any] = None
     """The domain in space where it is not the whole box: a shape (`Rectangle(…) - Disk(…)`), a method that returns one,
     or "file" where the experiment names it."""
+    depends: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """Field -> the only coordinates that it depends on: a network of its own. An unknown coefficient k(x) of a problem
+    in time is a field with {"k": ("x",)}."""
     unknowns: ClassVar[Mapping[str, float | str]] = {}
     """Constants that are trained, with their first guess (a number or the name of a float field)."""
     scales: ClassVar[Mapping[str, float | str]] = {}
@@ -206,6 +209,7 @@ def _mistake(message: str) -> PydanticCustomError:
 
 
 _DESCRIBED = {
+    "depends",
     "coords",
     "fields",
     "time",

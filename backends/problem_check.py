@@ -84,6 +84,14 @@ def _words(cls: type[Problem]) -> Iterator[str]:
         "reference_grid": cls.coords,
         "periodic": [c for c in cls.coords if c not in parameters(cls)],
     }
+    for name, coords in cls.depends.items():
+        if name not in cls.fields:
+            yield f"depends: {name!r} is no field{nearest(name, cls.fields)}"
+        if isinstance(coords, str) or not coords:
+            yield f'depends: {name!r} needs a tuple of coordinates: write ("{coords or next(iter(cls.coords))}",)'
+        for c in coords if not isinstance(coords, str) else ():
+            if c not in cls.coords:
+                yield f"depends: {name!r}: {c!r} is no coordinate{nearest(c, cls.coords)}"
     for c, kinds in cls.symmetry.items():
         if c not in spatial(cls) or c in cls.periodic:
             yield f"symmetry: {c!r} is no coordinate in space that could be mirrored{nearest(c, spatial(cls))}"

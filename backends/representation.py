@@ -8,6 +8,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from backends import parameters
 from backends.domain import odd
 from backends.errors import UserError, nearest
@@ -17,6 +20,7 @@ from backends.geometry.smooth import distance
 from backends.inputs import Inputs
 from backends.jets import Jet, JetOps, Plan
 from backends.names import Index
+from backends.networks.network import under
 from backends.regions import Region
 
 if TYPE_CHECKING:
@@ -37,9 +41,18 @@ class Representation:
     scales: Mapping[str, float] = field(default_factory=dict)
     """Field -> what the network's output is multiplied by; default 1."""
 
-    def inputs(self, problem: Problem) -> int:
-        """Features that the network sees."""
-        return len(problem.coords) + (len(problem.periodic) if self.hard else 0)
+    def init(self, problem: Problem, rng: np.random.Generator) -> dict[str, NDArray[np.float64]]:
+        """Initial parameters: of one network for the fields that depend on all coordinates, and under `<field>/` of one
+        for those that depend on the same few (`Problem.depends`)."""
+        found = {}
+        for part in parts_of(problem):
+            made = self.network.init(rng, self.inputs(problem, part.coords), len(part.fields))
+            found |= {part.prefix + name: value for name, value in made.items()}
+        return found
+
+    def inputs(self, problem: Problem, coords: Sequence[str]) -> int:
+        """Features that the network of these coordinates sees."""
+        return len(coords) + (len(set(problem.periodic) & set(coords)) if self.hard else 0)
 
     def fields(
         self,
@@ -58,7 +71,7 @@ class Representation:
         at = Inputs(plan, ops, columns, tuple(problem.coords), along, directions)
         jet_ops = JetOps(ops, plan)
         if self.network.jets:
-            out = self.network.apply(jet_ops, params, self._features(jet_ops, at.together, problem))
+            out = self._outputs(jet_ops, params, at.together, problem)
         else:
             out = self._nested(ops, params, at, problem)
         fields = {}
@@ -70,13 +83,28 @@ class Representation:
                     fields[name] = fields[name] * _centred(at[c], *problem.box()[c])
         return ansatz(problem, jet_ops, plan, at, fields, params) if self.hard else fields
 
-    def _features(self, ops: Any, together: Callable[[Sequence[str]], Any], problem: Problem) -> Any:
+    def _outputs(
+        self, ops: Any, params: Mapping[str, Array], together: Callable[[Sequence[str]], Any], problem: Problem
+    ) -> Any:
+        """The network's outputs [fields, samples]."""
+        parts, found = parts_of(problem), {}
+        for part in parts:
+            own = under(part.prefix, params) if part.prefix else params
+            out = self.network.apply(ops, own, self._features(ops, together, problem, part.coords))
+            if len(parts) == 1:
+                return out
+            found |= {name: out[i : i + 1] for i, name in enumerate(part.fields)}
+        return ops.features([found[name] for name in problem.fields])
+
+    def _features(
+        self, ops: Any, together: Callable[[Sequence[str]], Any], problem: Problem, coords: Sequence[str]
+    ) -> Any:
         """Coordinates on [-1, 1], periodic ones as cos and sin: the derivatives of a Jet carry the scaling along.
 
         Neighbours on the same interval are treated as one block: a hundred coordinates cost no more text than one.
         """
         parts = []
-        for (low, high), kind, names in self._blocks(problem):
+        for (low, high), kind, names in self._blocks(problem, coords):
             block = together(names)
             if kind == "log":
                 middle, reach = 0.5 * math.log(low * high), 0.5 * math.log(high / low)
@@ -93,9 +121,11 @@ class Representation:
                 parts.append(block)
         return parts[0] if len(parts) == 1 else ops.features(parts)
 
-    def _blocks(self, problem: Problem) -> Iterator[tuple[tuple[float, float], str, tuple[str, ...]]]:
+    def _blocks(
+        self, problem: Problem, coords: Sequence[str]
+    ) -> Iterator[tuple[tuple[float, float], str, tuple[str, ...]]]:
         """(interval, treatment, coordinates) of neighbours that are treated alike. Periodic ones are by themselves."""
-        box, kinds = problem.box(), dict.fromkeys(problem.coords, "")
+        box, kinds = {c: bounds for c, bounds in problem.box().items() if c in coords}, dict.fromkeys(coords, "")
         if self.hard:
             kinds |= {c: f"periodic {c}" for c in problem.periodic} | dict.fromkeys(problem.symmetry, "mirrored")
         if self.scale_coords:
@@ -113,8 +143,7 @@ class Representation:
 
         def outputs(points: Array) -> Array:
             where = at.moved({s: points[i : i + 1] for i, s in enumerate(order)})
-            features = self._features(ops, lambda some: ops.concat([where[c] for c in some], 0), problem)
-            return self.network.apply(ops, params, features)
+            return self._outputs(ops, params, lambda some: ops.concat([where[c] for c in some], 0), problem)
 
         second = [(c, c) for c in plan.laplacian]
         indices = list(dict.fromkeys([*plan.indices, *second]))
@@ -125,6 +154,26 @@ class Representation:
         channels = dict(zip(indices, found, strict=True))
         laplacian = [sum(channels[i] for i in second)] if plan.laplacian else []
         return Jet(plan, [*(channels[i] for i in plan.indices), *laplacian])
+
+
+@dataclass(frozen=True)
+class Part:
+    """Fields that depend on the same coordinates: one network."""
+
+    prefix: str
+    """Of its parameters: empty for the fields that depend on all coordinates, else the first field and a slash."""
+    coords: tuple[str, ...]
+    fields: tuple[str, ...]
+
+
+def parts_of(problem: Problem) -> tuple[Part, ...]:
+    """The networks of a problem, in the order of the fields."""
+    found: dict[tuple[str, ...], list[str]] = {}
+    for name in problem.fields:
+        wanted = problem.depends.get(name, tuple(problem.coords))
+        found.setdefault(tuple(c for c in problem.coords if c in wanted), []).append(name)
+    whole = tuple(problem.coords)
+    return tuple(Part("" if c == whole else f"{names[0]}/", c, tuple(names)) for c, names in found.items())
 
 
 def _centred(x: Any, low: float, high: float) -> Any:
