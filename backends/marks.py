@@ -38,8 +38,8 @@ def residual(method: Any = None, *, at: str = "", on: str = "", scale: float | s
     `@residual`: inside the box. `@residual(t=0)`, `(x="low")`, `(x="high")`, `(x="ends")`: on that part of it, where
     a value may also be the name of a float field. `(x="periodic")`: both ends together (`f.ends`). `(on="boundary")`:
     the whole boundary in space, with columns `normal_x`, …; `(on="hole")`: that part of a geometry's boundary.
-    `(at="sensors")`: at the columns that the method `sensors(self, rng)` returns. The method returns an array, a tuple of arrays (a vector
-    residual: one term) or a dict of arrays (`pde/x`, `pde/mass`: a term each).
+    `(at="sensors")`: at the columns that the method `sensors(self, rng)` returns. The method returns an array, a tuple
+    of arrays (a vector residual: one term) or a dict of arrays (`pde/x`, `pde/mass`: a term each).
     """
     return _mark("residual", method, Region(tuple(where.items()), on, at), scale)
 
