@@ -417,7 +417,7 @@ def test_the_title_of_a_cut_through_many_dimensions_is_short():
 def test_the_picture_of_the_ball_is_cut_at_its_edge_and_its_points_lie_inside():
     task: Any = Heat5D().build(Parts(MLP(width=4, depth=1), points={"pde": Points(count=50), "bc": Points(count=20)}))
     points = task.feed(0).take(0, 1).fixed()
-    inside, surface = (sum(points[b][f"x{i}"] ** 2 for i in range(1, 6)) for b in ("interior", "boundary"))
+    inside, surface = (np.sum([points[b][f"x{i}"] ** 2 for i in range(1, 6)], axis=0) for b in ("interior", "boundary"))
     assert inside.max() < 1.0 and len(inside) == 50
     np.testing.assert_allclose(surface, 1.0, atol=1e-12)
     pictures = {p.name: p for p in task.pictures(lambda names, points: dict.fromkeys(names, 0.0 * points["t"]))}
