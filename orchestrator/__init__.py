@@ -52,6 +52,8 @@ _HOME = {
     "loss": "backends.problem",
     "hard": "backends.problem",
     "conserved": "backends.problem",
+    "ensemble": "orchestrator.members",
+    "Ensemble": "orchestrator.members",
     "symmetric": "backends.problem",
     "Network": "backends.networks",
     "OrchestratorError": "backends.errors",
@@ -67,6 +69,7 @@ __all__ = [
     "Comparison",
     "ConfigError",
     "EarlyStopping",
+    "Ensemble",
     "Experiment",
     "LearningRateScheduler",
     "ModelCheckpoint",
@@ -91,6 +94,7 @@ __all__ = [
     "compare_backends",
     "conserved",
     "delete",
+    "ensemble",
     "export",
     "find",
     "hard",
@@ -116,6 +120,7 @@ if TYPE_CHECKING:
     from orchestrator.exporting import export
     from orchestrator.folder import find
     from orchestrator.hooks import Ask, Moment, Outcome
+    from orchestrator.members import Ensemble, ensemble
     from orchestrator.planning import Plan, plan
     from orchestrator.predictions import predict
     from orchestrator.result import RunResult, history
