@@ -137,8 +137,8 @@ def prolonged_moments(moments: Params, width: int, *, fill: bool) -> dict[str, A
     """Moments of an optimizer for the wider network: the old weights keep theirs.
 
     New entries are zero, or with `fill` (second moments, which divide) the mean of the old ones of the same column, or
-    of the same row for a new column: a step of theirs is then as long as their neighbours', where a zero would make it
-    1 / sqrt(1 - beta2) times too long.
+    of the same row for a new column: a step of theirs is then at most as long as their neighbours', where
+    a zero would make Adam's first ones (1 - b1) / sqrt(1 - b2), about 3 times, longer than the rate.
     """
     out = {name: np.asarray(value, np.float64) for name, value in moments.items()}
     for chain in Chain.of(moments):

@@ -150,7 +150,7 @@ def test_a_run_stopped_after_a_switch_resumes_with_its_bits_and_predicts_and_exp
     at = {"x": [0.1, 0.4], "y": [0.2, -0.3]}
     export(whole, "safetensors", out=tmp_path / "out")
     (file,) = (tmp_path / "out").rglob("*.safetensors")
-    assert safetensors.numpy.load_file(file)["w1"].shape == (5, 5)
+    assert safetensors.numpy.load_file(file)["params/w1"].shape == (5, 5)
     np.testing.assert_array_equal(whole.predict(at)["u"], again.predict(at)["u"])
 
 
