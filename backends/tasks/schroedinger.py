@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydantic import PositiveFloat
 
 from backends.errors import UserError
-from backends.problem import Problem, residual
+from backends.problem import Problem, conserved, residual, symmetric
 from backends.task import Columns
 from backends.tasks.spectral_nd import Evolution, etdrk4
 
@@ -56,6 +56,14 @@ class Schroedinger(Problem):
     @residual(x="periodic")
     def bc(self, f: Any) -> Any:
         return tuple(high - low for low, high in f.ends("u", "v", "u_x", "v_x"))
+
+    @conserved(nodes=128, by="scale")
+    def particles(self, f: Any) -> Any:
+        return f("u") ** 2 + f("v") ** 2
+
+    @symmetric(x="even")
+    def mirror(self, f: Any) -> Any:
+        return {"u": f("u"), "v": f("v")}
 
     def solution(self, points: Columns) -> dict[str, NDArray[np.float64]]:
         t, x = points["t"], points["x"]

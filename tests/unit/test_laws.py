@@ -22,7 +22,7 @@ from backends.quadrature import Axis
 from backends.recorder import evaluate
 from backends.regions import Region, draw
 from backends.task import Context, Parts
-from backends.tasks import Heat, KdV, Wave
+from backends.tasks import Heat, KdV, Schroedinger, Wave
 
 OPS = NumpyOps()
 NETWORK = MLP(width=6, depth=2)
@@ -119,6 +119,12 @@ def test_solitons_keep_mass_momentum_and_energy():
     assert np.abs(found["energy"]).max() < 1e-4  # of differences of a spectral reference
     wrong = of_solution(KdV(), "momentum", solution=lambda p: {"u": np.cos(math.pi * p["x"]) * (1 + p["t"])})
     assert np.abs(wrong["momentum"]).max() > 0.1
+
+
+def test_the_breathing_soliton_keeps_its_particles_and_its_symmetry():
+    found = of_solution(Schroedinger(low=-12.0, high=12.0), "particles", "mirror")
+    assert np.abs(found["particles"]).max() < 1e-6
+    assert max(np.abs(found[name]).max() for name in ("mirror/u", "mirror/v")) < 1e-3  # interpolated
 
 
 def test_a_fast_shift_is_seen_by_mass_and_not_by_the_symmetry_of_its_slope():
