@@ -18,4 +18,14 @@ def json_schema() -> dict[str, Any]:
         "anyOf": [{"type": "integer", "exclusiveMinimum": 0}, points],
         "description": points.get("description", ""),
     }
+    # A file that changes another one need not say everything again.
+    schema["anyOf"] = [{"required": ["extends"]}, {"required": schema.pop("required")}]
+    # `conserve: [mass]` and `multiscale: {pde: 3}` are short forms, too.
+    chosen = schema["properties"]["conserve"]
+    names = {"type": "array", "items": {"type": "string"}}
+    about = {key: chosen.pop(key) for key in ("default", "description", "title") if key in chosen}
+    schema["properties"]["conserve"] = {"anyOf": [names, chosen], **about}
+    for name, short in (("Conserve", {"enum": ["term", "projection", "both", None]}), ("Bands", {"type": "integer"})):
+        whole = schema["$defs"][name]
+        schema["$defs"][name] = {"anyOf": [short, whole], "description": whole.get("description", "")}
     return schema

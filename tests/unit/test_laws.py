@@ -268,3 +268,23 @@ def test_a_density_must_not_reduce_itself():
 
     with pytest.raises(UserError, match="one value per point"):
         task_of(Sums(), mass={})
+
+
+@pytest.mark.parametrize(
+    "short",
+    [
+        {"conserve": ["mass"]},
+        {"conserve": {"mass": "projection", "energy": {"tolerance": 1e-3}}},
+        {"multiscale": {"pde": 3}},
+        {"multiscale": {"pde": {"bands": 3, "coupling": 0.5}}},
+    ],
+)
+def test_short_forms_stand_in_the_schema_and_are_read(short: dict[str, Any]):
+    import jsonschema
+
+    from orchestrator.config import Experiment
+    from orchestrator.schema import json_schema
+
+    tree = {"name": "x", "task": {"kind": "kdv"}, "stages": [{"kind": "adam", "steps": 1}], **short}
+    jsonschema.validate(tree, json_schema())
+    Experiment.model_validate(tree)
