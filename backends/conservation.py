@@ -93,7 +93,12 @@ class LawSet:
 
             def deviation(x: Array, wanted: Array | None = wanted) -> Array:
                 now = ops.sum(ops.reshape(x[: samples * per_sample], (samples, per_sample)) * weights, 1)
-                return now - (ops.sum(x[samples * per_sample :] * weights[0]) if wanted is None else wanted)
+                if wanted is not None:
+                    return now - wanted
+                begun = x[samples * per_sample :]
+                if begun.shape[0] == per_sample:
+                    return now - ops.sum(begun * weights[0])
+                return now - ops.sum(ops.reshape(begun, (samples, per_sample)) * weights, 1)
 
             out[name] = each(deviation, value)
             if law.flux:

@@ -74,7 +74,7 @@ class Nodes:
         for c, values in (*nodes.items(), (WEIGHT, weights)):
             columns[c] = np.tile(values, (rows, 1))
         columns = {c: columns[c] for c in (*problem.coords, WEIGHT)}
-        return {**columns, **_walls(problem, self.axes, columns[problem.time])} if self.flux else columns
+        return {**columns, **_walls(problem, self.axes, columns)} if self.flux else columns
 
     def flat(self, ops: Any, problem: Problem, columns: Mapping[str, Array]) -> dict[str, Array]:
         """The points of all samples, sample by sample: {coordinate: [samples * nodes]}; of a mirror first all points,
@@ -86,8 +86,12 @@ class Nodes:
         return flattened(ops, {c: columns[c] for c in problem.coords}, columns[WEIGHT].shape)
 
     def at_start(self, ops: Any, problem: Problem, columns: Mapping[str, Array]) -> dict[str, Array]:
-        """The nodes of the first sample, at the start of time: {coordinate: [nodes]}."""
+        """The nodes at the start of time: {coordinate: [nodes]}, or [samples * nodes] where samples differ in more than
+        their time (parameters of the equation)."""
         start, _ = problem.box()[problem.time]
+        if set(self.free(problem)) > {problem.time}:
+            begun = {c: 0.0 * x + start if c == problem.time else x for c, x in columns.items() if c in problem.coords}
+            return flattened(ops, begun, columns[WEIGHT].shape)
         row = {c: columns[c][0] for c in problem.coords if c != problem.time}
         return {c: row[c] if c in row else 0.0 * columns[WEIGHT][0] + start for c in problem.coords}
 
@@ -113,10 +117,10 @@ def flattened(ops: Any, columns: Mapping[str, Array], shape: tuple[int, ...]) ->
     return out
 
 
-def _walls(problem: Problem, of: tuple[Axis, ...], times: NDArray[np.float64]) -> Columns:
+def _walls(problem: Problem, of: tuple[Axis, ...], samples: Columns) -> Columns:
     """Nodes on every wall that is not periodic, at times from the start to each sample's: `flux_<name>`, [samples,
     nodes], with the weights of the integral over time and area."""
-    box = problem.box()
+    box, times = problem.box(), samples[problem.time]
     parts: list[dict[str, NDArray[np.float64]]] = []
     for axis in of:
         if axis.coord in periodic(problem):
@@ -131,5 +135,7 @@ def _walls(problem: Problem, of: tuple[Axis, ...], times: NDArray[np.float64]) -
     wide = (len(times), TIMES, len(joined[WEIGHT]))
     weights = np.broadcast_to(spans[:, :, None] * joined.pop(WEIGHT), wide)
     columns = {name: np.broadcast_to(values, wide) for name, values in joined.items()}
+    aside = [c for c in problem.coords if c not in {problem.time, *(a.coord for a in of)}]
+    columns |= {c: np.broadcast_to(samples[c][:, None, None], wide) for c in aside}
     columns |= {problem.time: np.broadcast_to(seconds[:, :, None], wide), WEIGHT: weights}
     return {FLUX + name: np.ascontiguousarray(v.reshape(len(times), -1)) for name, v in columns.items()}

@@ -23,6 +23,7 @@ from backends.field import Field
 from backends.laws import EQUALS, Law
 from backends.names import Index
 from backends.ops import NumpyOps
+from backends.parameters import parameters
 from backends.quadrature import WEIGHT
 from backends.recorder import Recording, evaluate
 from backends.regions import Region
@@ -66,6 +67,12 @@ class Projection:
         """None where there are none. Raises UserError for a law of several numbers."""
         if not laws:
             return None
+        if parameters(problem):
+            raise UserError(
+                "a projection finds one number per time, and parameters of the equation make it one per value of theirs; "
+                "take `how: term`",
+                path=f"conserve.{next(iter(laws))}.how",
+            )
         recordings, sets = law_sets(problem, laws)
         for recording in recordings.values():
             for method, names in recording.terms.items():

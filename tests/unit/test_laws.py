@@ -288,3 +288,44 @@ def test_short_forms_stand_in_the_schema_and_are_read(short: dict[str, Any]):
     tree = {"name": "x", "task": {"kind": "kdv"}, "stages": [{"kind": "adam", "steps": 1}], **short}
     jsonschema.validate(tree, json_schema())
     Experiment.model_validate(tree)
+
+
+def test_where_the_equation_has_parameters_each_sample_begins_with_its_own():
+    class Family(Rod):
+        coords = {"t": (0, 1), "x": (0, 2), "spread": {"range": (0.1, 0.3), "scale": "linear"}}
+
+    wave = lambda p: np.cos(math.pi * p["x"] / 2) * np.exp(-p["spread"] * math.pi**2 / 4 * p["t"])  # noqa: E731
+    solution = lambda p: {"u": (1 + p["spread"]) * (1 + wave(p))}  # noqa: E731
+    found = of_solution(Family(), "mass", "heat", solution=solution)
+    assert np.abs(found["mass"]).max() < 1e-9 and np.abs(found["heat"]).max() < 1e-8
+    with pytest.raises(UserError, match="one per value of theirs"):
+        task_of(Family(), mass="projection")
+    task = task_of(Family(), heat={}, mass={})
+    params = task.init(np.random.default_rng(0))
+    context = Context({k: np.array(v) for k, v in task.constants.items()})
+    for batch, columns in task.feed(0).take(0, 1).fixed().items():
+        whole = task.per_sample(OPS, params, batch, columns, context)
+        part = task.per_sample(OPS, params, batch, {k: v[2:5] for k, v in columns.items()}, context)
+        for name, values in whole.items():
+            np.testing.assert_allclose(part[name], values[2:5], rtol=1e-12, atol=1e-13)
+
+
+def test_in_a_geometry_there_are_no_nodes_of_a_box():
+    from backends.geometry import Disk
+
+    class Round(Problem):
+        coords = {"t": (0, 1), "x": (-1, 1), "y": (-1, 1)}
+        fields = ("u",)
+        time = "t"
+        geometry = Disk((0, 0), 1)
+
+        @residual
+        def pde(self, f):
+            return f("u_t") - f.laplacian("u")
+
+        @conserved
+        def mass(self, f):
+            return f("u")
+
+    with pytest.raises(UserError, match="fill a box"):
+        task_of(Round(), mass={})
