@@ -69,8 +69,8 @@ class Projection:
             return None
         if parameters(problem):
             raise UserError(
-                "a projection finds one number per time, and parameters of the equation make it one per value of theirs; "
-                "take `how: term`",
+                "a projection finds one number per time, and parameters of the equation make it one per value of "
+                "theirs; take `how: term`",
                 path=f"conserve.{next(iter(laws))}.how",
             )
         recordings, sets = law_sets(problem, laws)
