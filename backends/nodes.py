@@ -60,16 +60,17 @@ class Nodes:
         return {c: bounds for c, bounds in problem.box().items() if c not in held}
 
     def draw(self, problem: Problem, count: int, sampler: Sampler, rng: np.random.Generator) -> Columns:
-        """`count` samples (one, where nothing is free) with their nodes and weights."""
+        """`count` samples (all alike, where nothing is free) with their nodes and weights."""
         free = self.free(problem)
-        return self.around(problem, sample_box(free, count, sampler, rng) if free else {})
+        return self.around(problem, sample_box(free, count, sampler, rng) if free else {}, count)
 
-    def around(self, problem: Problem, samples: Columns) -> Columns:
-        """The columns of samples with these values of the free coordinates, [samples] each."""
+    def around(self, problem: Problem, samples: Columns, count: int = 1) -> Columns:
+        """The columns of samples with these values of the free coordinates, [samples] each; `count`: how many there are
+        where nothing is free."""
         if self.kind == "mirror":
             return samples
         columns = dict(samples)
-        rows = len(next(iter(columns.values()))) if columns else 1
+        rows = len(next(iter(columns.values()))) if columns else count
         nodes, weights = product(problem, self.axes)
         for c, values in (*nodes.items(), (WEIGHT, weights)):
             columns[c] = np.tile(values, (rows, 1))

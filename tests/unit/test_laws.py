@@ -223,6 +223,8 @@ def test_vector_laws_and_oscillators_and_normalisations():
     assert of_solution(State(), "probability", solution=wave)["probability"] == pytest.approx([0.0], abs=1e-12)
     task = task_of(State(), probability={})
     assert task.sets.counts["integral(x=16,y=16)"] == 1
+    shared = State().build(Parts(NETWORK, conserve={"probability": Conserve()}, workers=2))
+    assert len(shared.feed(0).take(0, 1).fixed()["integral(x=16,y=16)"]["x"]) == 2
 
 
 @pytest.mark.parametrize(
@@ -268,6 +270,19 @@ def test_a_density_must_not_reduce_itself():
 
     with pytest.raises(UserError, match="one value per point"):
         task_of(Sums(), mass={})
+
+
+def test_times_of_a_law_can_be_drawn_by_its_residual_but_not_moved():
+    from backends.spec import Points
+
+    def with_rule(**rule: Any) -> Any:
+        points = {"mass": Points.model_validate({"count": 8, "adapt": {"kind": "rard", "add": 2, **rule}})}
+        return Rod().build(Parts(NETWORK, conserve={"mass": Conserve()}, points=points))
+
+    (batch,) = with_rule().feed(0).adaptive()
+    assert batch == "integral(x=64)"
+    with pytest.raises(UserError, match="stands for many points"):
+        with_rule(spread=0.1)
 
 
 @pytest.mark.parametrize(
