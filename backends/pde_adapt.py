@@ -62,11 +62,6 @@ def adapted(
         )
     if rule.spread and region.nodes:
         raise UserError(f"points of {region.name} would leave their nodes; remove it", path=f"{path}.spread")
-    if rule.spread and region.nodes and region.nodes.axes:
-        raise UserError(
-            f"a sample of {region.name} stands for many points at places of their own; remove this",
-            path=f"{path}.spread",
-        )
     if rule.spread:
         sampling = replace(sampling, moved=partial(_moved, problem, region, recording.exact, rule))
     return sampling
