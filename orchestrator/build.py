@@ -76,8 +76,8 @@ def check(experiment: Experiment, folder: Path) -> Task:
     check_weights(experiment.weights, [t.name for t in trained], [t.name for t in trained if t.kind == "loss"])
     if experiment.weights.trained(()) and not any(hasattr(stage, "lr") for stage in experiment.stages):
         raise UserError(
-            f"{experiment.weights.kind!r} trains its weights in first-order stages, and there is none here: add one, or "
-            "take gradient_norms, gram or fixed",
+            f"{experiment.weights.kind!r} trains its weights in first-order stages, and there is none here: add one, "
+            "or take gradient_norms, gram or fixed",
             path="weights.kind",
         )
     ramps = [(i, c) for i, c in enumerate(experiment.callbacks) if isinstance(c, Ramp)]

@@ -137,7 +137,10 @@ class NumpyBackend:
         slopes = np.sqrt(losses)[:, None] * (np.arange(size) % 3 - 0.5) + 0.1 * np.cos(np.arange(size))
         kernels = {name: losses + np.arange(len(losses)) / n for name, n in kernel_samples(what).items()}
         for row, term in zip(slopes, trained_terms(self.task.terms), strict=True):
-            kernels |= {f"curvature/{term.name}": np.outer(row, row) + np.eye(size), f"rows/{term.name}": np.array(1000)}
+            kernels |= {
+                f"curvature/{term.name}": np.outer(row, row) + np.eye(size),
+                f"rows/{term.name}": np.array(1000),
+            }
         known = {"losses": losses, "gradient": slopes.sum(axis=0), **of_gradients(slopes), **kernels}
         return {name: known[name] for name in what}
 

@@ -190,8 +190,8 @@ def test_tasks_and_schema_are_data(capsys: Any, here: Path):
     kinds = {e["kind"]: e for e in strict(call(capsys, "tasks", "--json")[1])}
     solved = ["burgers", "poisson", "heat", "wave", "advection", "helmholtz", "diffusion_reaction", "allen_cahn", "kdv",
               "kovasznay", "burgers_2d", "schroedinger", "kuramoto_sivashinsky", "ginzburg_landau", "gray_scott",
-              "poisson_frequencies", "poisson_5d", "poisson_100d", "heat_5d", "heat_layers", "wave_layers", "euler_beam", "lorenz",
-              "inverse_heat"]  # fmt: skip
+              "poisson_frequencies", "poisson_5d", "poisson_100d", "heat_5d", "heat_layers", "wave_layers",
+              "euler_beam", "lorenz", "inverse_heat"]  # fmt: skip
     assert set(kinds) >= {*solved, "regression", "vae", "custom"}
     assert kinds["wave"]["terms"] == ["pde", "ic", "ic_t", "bc"]
     assert kinds["burgers"]["terms"] == ["pde", "ic", "bc"]
