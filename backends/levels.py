@@ -1,8 +1,8 @@
 """Training on several widths, one after the other: a Backend made of one backend per width.
 
 The state goes from level to level through host arrays: parameters by `backends.prolongation`, the moments of a
-first-order optimizer likewise where the next stage has the same one, a quasi-Newton stage begins with a fresh matrix as
-every stage does. All of it is a function of the seed and the number of the stage, the same on both backends and after a
+first-order optimizer likewise where the next stage asks for them (`moments: kept`); every other stage begins with a
+fresh optimizer. All of it is a function of the seed and the number of the stage, the same on both backends and after a
 resume.
 """
 
@@ -25,7 +25,7 @@ from backends.ops import NumpyOps
 from backends.prolongation import Activations, Chain
 from backends.protocol import Backend, Steps
 from backends.randomness import generator
-from backends.stages import FIRST_ORDER, Stage
+from backends.stages import Stage
 from backends.task import Batches, Columns, Feed
 
 PARAMS, OPTIMIZER = "params/", "optimizer/"
@@ -67,20 +67,20 @@ class Levels:
     def enter(self, state: LevelState, stage: int) -> LevelState:
         """The same function in the width of a stage."""
         old, new = self._at(state.stage), self._at(stage)
-        if old is new:
+        if old is new and not self._kept(stage):
             return LevelState(stage, new.enter(state.inner, stage))
         width, arrays = self._widths[stage], old.arrays(state.inner)[0]
         wanted, meta = new.arrays(new.enter(new.init(self._seed), stage))
-        moved = self._resized(arrays, self._widths[state.stage], width, stage)
-        kept = {k: v for k, v in moved.items() if k in wanted and self._stays(k, state.stage, stage)}
+        moved = arrays if old is new else self._resized(arrays, self._widths[state.stage], width, stage)
+        kept = {
+            k: v
+            for k, v in moved.items()
+            if k in wanted and (self._kept(stage) or not k.startswith((OPTIMIZER, STATE)))
+        }
         return LevelState(stage, new.load({**wanted, **{k: v.astype(wanted[k].dtype) for k, v in kept.items()}}, meta))
 
-    def _stays(self, name: str, before: int, after: int) -> bool:
-        if not name.startswith((OPTIMIZER, STATE)):
-            return True
-        one, other = self._stages[before], self._stages[after]
-        both = isinstance(one, FIRST_ORDER) and isinstance(other, FIRST_ORDER)
-        return both and one.method == other.method and getattr(one, "compute", "") == getattr(other, "compute", "")
+    def _kept(self, stage: int) -> bool:
+        return getattr(self._stages[stage], "moments", "fresh") == "kept"
 
     def _resized(self, arrays: Arrays, old: int, width: int, stage: int) -> dict[str, NDArray[Any]]:
         """All arrays in another width; those without units stay what they are."""

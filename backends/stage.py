@@ -36,8 +36,7 @@ class AnyStage(Leaf):
     """Length in passes over the data, instead of `steps`."""
     width: Annotated[int, Field(ge=1, le=65536)] | None = None
     """Units of the network's hidden layers in this stage (an mlp or modified_mlp); default: `network.width`. Where it
-    changes, the network goes on computing the same function (`backends.prolongation`), and a stage with the same
-    optimizer keeps its moments."""
+    changes, the network goes on computing the same function (`backends.prolongation`)."""
     precision: Precision | None = None
     """Default: the file's `precision`, else float64 for quasi-Newton stages and float32 for the others."""
 
@@ -74,6 +73,8 @@ class FirstOrder(AnyStage):
 
     schedule: Schedule = Constant()
     """How the rate changes over the stage."""
+    moments: Literal["fresh", "kept"] = "fresh"
+    """kept: go on with the moments of the stage before, which has the same optimizer, also where the width changes."""
     compute: Literal["bfloat16", "float16"] | None = None
     """Arithmetic of network and derivatives in half precision; parameters, optimizer and sums stay float32."""
 

@@ -262,6 +262,10 @@ BASES: dict[str, Tree] = {
 ADAMS = ("poisson", "adamw", "nadam", "radam", "lamb", "muon")
 OURS = (*ADAMS, "lion", "rmsprop", "adagrad", "sgd")
 RATED = (*OURS, "own optimizer")
+BASES |= {
+    f"two {base}": poisson(stages=[{**BASES[base]["stages"][0], "name": n, "steps": 5} for n in ("first", "then")])
+    for base in OURS
+}
 SECOND_ORDER = ("lbfgs", "ssbroyden", "gauss_newton")
 """Bases with a first-order stage of each kind."""
 SCHEDULED = ("constant", "linear", "polynomial", "cosine", "exponential", "step", "multistep", "cyclic_cosine",
@@ -419,6 +423,8 @@ CASES: list[tuple[str, str, Any, str]] = [
     ("banded", "multiscale.pde.along", ["y"], "records"),
     ("banded", "multiscale.pde.nodes", 9, "records"),
     ("banded", "multiscale.pde.coupling", 0.0, "records"),
+    *[(f"two {base}", "stages.1.moments", "kept", "arrays") for base in OURS],
+    ("own optimizer", "stages.0.moments", "kept", "error"),
     *[(base, "stages.0.width", 3, "parameters") for base in (*RATED, *SECOND_ORDER)],
     *[(base, "stages.0.steps", 12, "result") for base in (*RATED, *SECOND_ORDER)],
     ("in epochs", "stages.0.epochs", 2, "result"),

@@ -25,7 +25,7 @@ TREE: dict[str, Any] = {
     "precision": "float64",
     "stages": [
         {"name": "coarse", "kind": "adam", "lr": 5e-3, "steps": 20, "width": 4},
-        {"name": "fine", "kind": "adam", "lr": 5e-3, "steps": 10},
+        {"name": "fine", "kind": "adam", "lr": 5e-3, "steps": 10, "moments": "kept"},
         {"name": "down", "kind": "lbfgs", "steps": 4, "width": 5},
     ],
     "evaluate": {"every": 20, "points": 20},
