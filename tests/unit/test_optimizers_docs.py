@@ -67,7 +67,8 @@ def test_every_counterpart_can_be_built_and_changes_a_number(theirs: str, ours: 
 
 def test_the_tables_of_kinds_and_keys_are_complete() -> None:
     """Each kind, with every key of its own."""
-    for union, shared in ((Stage, {"kind", "name", "steps", "epochs", "precision", "lr", "schedule", "compute"}),
+    common = {"kind", "name", "steps", "epochs", "precision", "lr", "schedule", "compute", "width", "moments"}
+    for union, shared in ((Stage, common),
                           (Schedule, {"kind", "warmup"})):  # fmt: skip
         for leaf in get_args(get_args(union)[0]):
             kind = leaf.model_fields["kind"].default
