@@ -162,6 +162,8 @@ BASES: dict[str, Tree] = {
             "poisson_5d": {},
             "heat_layers": {},
             "wave_layers": {},
+            "poisson_100d": {},
+            "heat_5d": {},
             "euler_beam": {},
             "lorenz": {},
         }.items()
@@ -328,6 +330,7 @@ CASES: list[tuple[str, str, Any, str]] = [
     *[("heat_layers", f"task.{side}_diffusivity", 0.5, "records") for side in ("left", "right")],
     *[("wave_layers", f"task.{name}", 0.6, "records") for name in ("left_speed", "right_speed", "width", "arrival")],
     ("euler_beam", "task.load", 2.0, "records"),
+    *[(kind, "task", {"kind": kind}, "nothing") for kind in ("poisson_100d", "heat_5d")],
     *[("lorenz", f"task.true_{name}", 9.0, "records") for name in ("sigma", "rho", "beta")],
     ("lorenz", "task.guess", 2.0, "arrays"),
     ("lorenz", "task.noise", 0.5, "records"),
