@@ -55,7 +55,7 @@ def points_in(path: Path, problem: Problem, region: Region) -> Columns:
     if (found < 0).any():
         row = int(np.argmax(found < 0))
         raise UserError(f"{path}: row {row + 1} ({_point(columns, row)}) is not on {region.name}")
-    for c in pieces[0].normal if NORMAL + next(iter(pieces[0].normal)) not in columns else ():
+    for c in (c for c in pieces[0].normal if NORMAL + c not in columns):
         columns[NORMAL + c] = np.array([p.normal[c] for p in pieces])[found]
     return columns
 

@@ -10,6 +10,9 @@ from pydantic import NonNegativeFloat, PositiveFloat
 
 from backends.weighting.strategy import Adaptive, Seen, State, kept, now
 
+FARTHEST = 300.0
+"""Most that the logarithm of a weight moves at once: its exponential is then still a number."""
+
 
 class GradNorm(Adaptive):
     """GradNorm (Chen, Badrinarayanan, Lee, Rabinovich, arXiv 1711.02257, algorithm 1).
@@ -57,5 +60,6 @@ class GradNorm(Adaptive):
             largest = lengths[alive].max()
             log_mean = largest + np.log(np.exp(lengths[alive] - largest).mean())
             wanted = log_mean + self.alpha * np.log(np.maximum(relative, 1e-300)) - lengths
-        moved = weights * np.exp(np.clip(wanted, -self.rate, self.rate))
+        most = min(self.rate, FARTHEST)
+        moved = weights * np.exp(np.clip(wanted, -most, most))
         return self.settled(after, np.where(alive, alive.sum() * moved / moved[alive].sum(), weights))

@@ -192,7 +192,7 @@ def test_a_periodic_term_sees_both_ends_of_the_same_other_coordinates():
 def test_periodic_features_make_every_derivative_periodic():
     network = MLP(width=4, depth=2)
     represented = Representation(network, hard=True)
-    assert represented.inputs(Ring()) == 3
+    assert represented.inputs(Ring(), tuple(Ring.coords)) == 3
     params = network.init(np.random.default_rng(0), 3, 1)
     plan = Plan.closing([("x", "x")])
     low, high, inside = (

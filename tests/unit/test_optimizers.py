@@ -15,10 +15,11 @@ import jax
 import jax.numpy as jnp
 import optax
 import torch
+from optax import contrib
 
 import backends
 from backends.jax import first_order
-from backends.stages import FIRST_ORDER, Adagrad, Adam, AdamW, Lamb, Lion, Nadam, Radam, RmsProp, Sgd
+from backends.stages import FIRST_ORDER, Adagrad, Adam, AdamW, Lamb, Lion, Muon, Nadam, Radam, RmsProp, Sgd
 from backends.testing.setup import all_close
 from backends.torch.first_order import optimizer
 from backends.torch.layout import Layout
@@ -51,6 +52,12 @@ CASES: dict[str, tuple[Any, Callable[[], Any]]] = {
         lambda: scaled(optax.scale_by_radam(0.8, 0.95, 1e-6), decay=0.1),
     ),
     "lamb": (Lamb(steps=1, **MOMENTS, weight_decay=0.1), lambda: optax.lamb(-1.0, 0.8, 0.95, 1e-6, weight_decay=0.1)),
+    "muon": (
+        Muon(steps=1, beta=0.8, **MOMENTS, weight_decay=0.1),
+        lambda: contrib.muon(
+            -1.0, beta=0.8, eps=1e-6, weight_decay=0.1, adam_b1=0.8, adam_b2=0.95, adam_weight_decay=0.1
+        ),
+    ),
     "lion": (Lion(steps=1, b1=0.8, b2=0.95, weight_decay=0.1), lambda: optax.lion(-1.0, 0.8, 0.95, weight_decay=0.1)),
     "rmsprop": (RmsProp(steps=1, decay=0.8, eps=1e-4), lambda: optax.rmsprop(-1.0, 0.8, 1e-4)),
     "rmsprop with all": (

@@ -79,7 +79,7 @@ def test_a_swept_setting_is_a_coordinate_and_no_constant():
     assert tuple(task.problem.coords) == ("t", "x", "a")
     assert task.constants == {"b": 0.0}
     params = task.init(np.random.default_rng(0))
-    assert task.representation.inputs(task.problem) == 3
+    assert task.representation.inputs(task.problem, tuple(task.problem.coords)) == 3
     columns = task.feed(0).take(0, 1).fixed()["interior"]
     assert set(columns) == {"t", "x", "a"}
     found = task.predict(OPS, params, ["u_t", "u_xx", "a"], columns, context(task))
