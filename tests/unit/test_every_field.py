@@ -409,6 +409,7 @@ CASES: list[tuple[str, str, Any, str]] = [
     ("poisson", "scaling.fields", {"u": 2.0}, "records"),
     ("inside", "derivatives", {"laplacian": {"kind": "sparse", "samples": 1}}, "records"),
     ("inside", "derivatives.laplacian", {"kind": "gaussian"}, "records"),
+    ("estimated", "derivatives.laplacian", {"kind": "exact"}, "records"),
     *[
         ("estimated", f"derivatives.laplacian.{name}", value, "records")
         for name, value in (("kind", "gaussian"), ("samples", 2), ("unbiased", True))
