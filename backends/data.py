@@ -17,7 +17,7 @@ from pydantic import Field, PositiveInt, model_validator
 from pydantic_core import PydanticCustomError
 
 from backends.errors import UserError
-from backends.points import fingerprint
+from backends.points.feed import fingerprint
 from backends.randomness import generator
 from backends.spec import Fraction, Leaf, TablePath
 from backends.tables import read_table

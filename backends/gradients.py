@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 
 from backends.errors import UserError, nearest
-from backends.own_code import load as load_own
+from backends.own.code import load as load_own
 from backends.randomness import normal
 from backends.spec import Clip, Leaf
 

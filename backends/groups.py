@@ -14,10 +14,10 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from pydantic_core import PydanticCustomError
 
-from backends.custom_optimizer import CustomOptimizer
 from backends.errors import UserError, nearest
 from backends.spec import Leaf
 from backends.stages import SECOND_ORDER, GaussNewton, Stage
+from backends.stages.custom import CustomOptimizer
 from backends.task import Term, trainable, trained_terms
 
 REST = "rest"

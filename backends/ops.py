@@ -164,7 +164,7 @@ class Ops(Protocol):
 
     # --- derivative channels ---
     def activation(self, name: str, plan: Any, channels: Sequence[Array | None]) -> list[Array | None]:
-        """The channels of f(z) from those of z, with a hand-written backward (`backends.jets`)."""
+        """The channels of f(z) from those of z, with a hand-written backward (`backends.derivatives.jets`)."""
         ...
 
     def nested(self, fn: Callable[[Array], Array], points: Array, indices: Sequence[tuple[int, ...]]) -> list[Array]:
@@ -298,7 +298,7 @@ class NumpyOps:
         return yes() if predicate else no()
 
     def activation(self, name: str, plan: Any, channels: Sequence[Array | None]) -> list[Array | None]:
-        from backends.jets import forward
+        from backends.derivatives.jets import forward
 
         return forward(name, plan, self, channels)
 

@@ -27,13 +27,13 @@ from numpy.typing import NDArray
 
 from backends import groups as parameter_groups
 from backends import pointwise
-from backends.custom_optimizer import OwnOptimizer
 from backends.errors import UserError
 from backends.gradients import Noise, Process, limits
 from backends.groups import Groups
 from backends.randomness import digest
 from backends.spec import Clip, Precision
 from backends.stages import Stage
+from backends.stages.custom import OwnOptimizer
 from backends.task import Batches, Columns, Draw, Feed, Task, Term, trained_terms
 
 S = TypeVar("S")

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from backends.spec import Adapt, Leaf, Points
 
 if TYPE_CHECKING:
-    from backends.laws import Conserve
-    from backends.multiscale import Bands
+    from backends.laws.marks import Conserve
+    from backends.laws.multiscale import Bands
 
 Array = Any
 """An array of whichever framework runs: numpy.ndarray, torch.Tensor, jax.Array (or a Jet of them)."""
@@ -242,20 +242,20 @@ class Parts:
     adapt: Adapt | None = None
     """Resampling of every interior set (a region of full dimension) that does not say its own."""
     conserve: Mapping[str, Conserve] = field(default_factory=dict)
-    """The laws of the problem that the run upholds (`backends.laws`)."""
+    """The laws of the problem that the run upholds (`backends.laws.marks`)."""
     multiscale: Mapping[str, Bands] = field(default_factory=dict)
-    """Residuals that are taken apart by scale (`backends.multiscale`)."""
+    """Residuals that are taken apart by scale (`backends.laws.multiscale`)."""
     data: Leaf | None = None
     reference: Leaf | None = None
     """The file of the solution, where the experiment names one (`backends.data.Solution`)."""
     coords: Mapping[str, Any] = field(default_factory=dict)
-    """Float fields that are inputs of the network: name -> `backends.parameters.Range`."""
+    """Float fields that are inputs of the network: name -> `backends.pde.parameters.Range`."""
     geometry: Any = None
     """The file of the domain's shape, where the experiment names one (`backends.geometry.files.GeometryFile`)."""
     scale_coords: bool = True
     scale_fields: Mapping[str, float] = field(default_factory=dict)
     laplacian: Leaf | None = None
-    """How Laplacians are estimated in training (`backends.estimator.EstimatedLaplacian`); None: not at all."""
+    """How Laplacians are estimated in training (an `EstimatedLaplacian`); None: not at all."""
     folder: Path = Path()
     """Relative paths in the file are relative to this."""
     workers: int = 1

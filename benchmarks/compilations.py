@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from backends.points import PointFeed
+from backends.points.feed import PointFeed
 from benchmarks.processes import COMMAND, call, clean, command
 from benchmarks.results import Section, page, table
 from orchestrator.assemble import CAPACITY, assemble

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from backends.networks import MLP
-from backends.pde import PdeTask
+from backends.pde.task import PdeTask
 from backends.randomness import generator
 from benchmarks.problems import experiment
 from orchestrator.build import task_of

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import PositiveFloat
 
 from backends.networks import MLP
-from backends.problem import Problem, residual
+from backends.pde.problem import Problem, residual
 from orchestrator.config import Experiment
 
 

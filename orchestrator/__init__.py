@@ -47,14 +47,14 @@ _HOME = {
         ),
         "orchestrator.trainer",
     ),
-    "Problem": "backends.problem",
-    "residual": "backends.problem",
-    "loss": "backends.problem",
-    "hard": "backends.problem",
-    "conserved": "backends.problem",
+    "Problem": "backends.pde.problem",
+    "residual": "backends.pde.problem",
+    "loss": "backends.pde.problem",
+    "hard": "backends.pde.problem",
+    "conserved": "backends.pde.problem",
     "ensemble": "orchestrator.members",
     "Ensemble": "orchestrator.members",
-    "symmetric": "backends.problem",
+    "symmetric": "backends.pde.problem",
     "Network": "backends.networks",
     "OrchestratorError": "backends.errors",
     "UserError": "backends.errors",
@@ -112,7 +112,7 @@ __all__ = [
 if TYPE_CHECKING:
     from backends.errors import ConfigError, NonFinite, OrchestratorError, RunFailed, UserError
     from backends.networks import Network
-    from backends.problem import Problem, conserved, hard, loss, residual, symmetric
+    from backends.pde.problem import Problem, conserved, hard, loss, residual, symmetric
     from orchestrator.agree import compare as compare_backends
     from orchestrator.comparison import Comparison, compare
     from orchestrator.config import Experiment

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import backends
-from backends.custom_optimizer import CustomOptimizer
 from backends.networks.custom import CustomNetwork
-from backends.own_code import load as load_own
+from backends.own.code import load as load_own
 from backends.protocol import Backend, Settings, World, precision_of
 from backends.stages import Stage
+from backends.stages.custom import CustomOptimizer
 from backends.task import Task
 from orchestrator import build, levels
 from orchestrator.config import Experiment

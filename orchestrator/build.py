@@ -6,19 +6,19 @@ from pathlib import Path
 from typing import Any
 
 from backends import pointwise
-from backends.custom_optimizer import CustomOptimizer
+from backends.derivatives.estimator import EstimatedLaplacian
 from backends.errors import UserError, nearest
-from backends.estimator import EstimatedLaplacian
 from backends.groups import Grouping, check_stages, check_terms
 from backends.networks.custom import CustomNetwork
 from backends.networks.vae import VaeNetwork
-from backends.own_code import load as load_own
-from backends.pde import PdeTask
+from backends.own.code import load as load_own
+from backends.pde.task import PdeTask
 from backends.periods import in_epochs
-from backends.points import PointFeed
+from backends.points.feed import PointFeed
 from backends.protocol import precision_of
 from backends.randomness import generator
 from backends.stages import FIRST_ORDER
+from backends.stages.custom import CustomOptimizer
 from backends.task import Parts, Task
 from backends.weighting import check as check_weights
 from orchestrator import levels, matrices, uncertainty

@@ -5,7 +5,7 @@ from __future__ import annotations
 import typing
 from typing import Any
 
-from backends.problem import Problem
+from backends.pde.problem import Problem
 from backends.tasks import TaskUnion
 
 

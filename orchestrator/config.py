@@ -14,16 +14,16 @@ from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, Positi
 from pydantic_core import PydanticCustomError
 
 from backends.data import DataSpec, Solution
-from backends.estimator import Derivatives
+from backends.derivatives.estimator import Derivatives
 from backends.geometry.files import GeometryFile
 from backends.gradients import Gradients
 from backends.groups import Group
 from backends.laplace import Laplace
-from backends.laws import Conserved
-from backends.multiscale import Multiscale
+from backends.laws.marks import Conserved
+from backends.laws.multiscale import Multiscale
 from backends.networks import NetworkSpec
 from backends.networks.mlp import MLP
-from backends.parameters import Range
+from backends.pde.parameters import Range
 from backends.periods import Period
 from backends.spec import Adapt, Clip, Leaf, Points, Precision
 from backends.stages import DOUBLE, Stage

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from backends.errors import UserError
-from backends.pde import PdeTask
-from backends.pde_geometry import described, picture
+from backends.pde.domain_picture import described, picture
+from backends.pde.task import PdeTask
 from backends.task import Task
 
 FORMATS = (".png", ".pdf", ".svg")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from backends.errors import UserError
-from backends.levels import Levels
+from backends.multilevel.levels import Levels
 from backends.networks.mlp import MLP, ModifiedMLP
 from backends.protocol import Backend
 from backends.stages import FIRST_ORDER

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import psutil
 
-from backends import dense
 from backends.randomness import generator
+from backends.stages import dense
 from backends.task import Task, trainable
 from orchestrator.config import Experiment
 

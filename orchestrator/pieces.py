@@ -13,7 +13,7 @@ from typing import Any
 
 from backends import checkpoint
 from backends.errors import OwnCodeFailed
-from backends.points import PointFeed
+from backends.points.feed import PointFeed
 from backends.protocol import Steps, World
 from backends.task import Feed
 from backends.weighting import Weighting

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from backends import pointwise
 from backends.names import WEIGHT
-from backends.points import PointFeed
+from backends.points.feed import PointFeed
 from backends.protocol import Backend
 from backends.task import Batches, Draw, Task
 from orchestrator.timeline import due

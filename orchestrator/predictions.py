@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from backends import checkpoint as checkpoints
 from backends.checkpoint import Snapshot
 from backends.data import ROW
-from backends.domain import beyond, spatial
 from backends.environment import environment
 from backends.errors import UserError, nearest
 from backends.names import NORMAL
-from backends.pde import RESIDUAL, PdeTask
-from backends.regions import ROUNDED, draw, with_exact
+from backends.pde.domain import beyond, spatial
+from backends.pde.regions import ROUNDED, draw, with_exact
+from backends.pde.task import RESIDUAL, PdeTask
 from orchestrator.assemble import Assembled, assemble
 from orchestrator.evaluate import predictor as of_task
 from orchestrator.folder import RunFolder, find, read_jsonl

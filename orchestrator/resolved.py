@@ -16,7 +16,7 @@ import yaml
 
 from backends import files
 from backends.errors import StorageFailed
-from backends.own_code import sha256
+from backends.own.code import sha256
 from orchestrator.folder import RunFolder, read_json, write_json
 from orchestrator.yaml_text import flatten
 

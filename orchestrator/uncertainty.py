@@ -6,10 +6,10 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from backends.errors import UserError, nearest
-from backends.field import UNKNOWN
 from backends.laplace import DAMPING, LARGEST, Measured, deviations
 from backends.networks.custom import CustomNetwork
-from backends.pde import PdeTask
+from backends.pde.field import UNKNOWN
+from backends.pde.task import PdeTask
 from backends.protocol import CURVATURE, ROWS
 from backends.randomness import generator
 from backends.task import Feed, Task, trainable

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from backends.errors import UserError, nearest
 from backends.geometry.shape import Patch, Points, Shape
 from backends.names import NORMAL
-from backends.samplers import Sampler, dealt, sample_box
+from backends.points.samplers import Sampler, dealt, sample_box
 
 PROBES, PATCH_PROBES = 2**14, 2**12
 """Points by which the filled share of a bounding box, and what is left of a patch, are measured."""

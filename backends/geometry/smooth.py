@@ -16,12 +16,12 @@ from typing import Any, Literal
 
 import numpy as np
 
+from backends.derivatives.jets import JetOps, Plan, seed
 from backends.errors import UserError
 from backends.geometry.csg import Combined
 from backends.geometry.sampling import BOUNDARY, inside, remains_of
 from backends.geometry.shape import Shape
 from backends.geometry.walls import BAND, Jets, Wall, joined, trimmed, walls
-from backends.jets import JetOps, Plan, seed
 from backends.ops import NumpyOps
 
 PROBES = 2000

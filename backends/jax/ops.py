@@ -9,8 +9,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from backends.channels import Plan, backward, forward, reached
-from backends.derivatives import saves_value
+from backends.derivatives.channels import Plan, backward, forward, reached
+from backends.derivatives.towers import saves_value
 
 Array = Any
 
@@ -127,7 +127,7 @@ class JaxOps:
 
     @staticmethod
     def activation(name: str, plan: Plan, channels: Sequence[Array | None]) -> list[Array | None]:
-        """The channels of f(z), with the hand-written backward of `backends.channels`."""
+        """The channels of f(z), with the hand-written backward of `backends.derivatives.channels`."""
         live = tuple(i for i, x in enumerate(channels) if x is not None)
         function, out_of = _rule(name, plan, live)
         out: list[Array | None] = [None] * plan.size

@@ -1,4 +1,4 @@
-"""A user's JAX model and loss as a task trains them (`backends.own_model`).
+"""A user's JAX model and loss as a task trains them (`backends.own.model`).
 
 The forms: a flax.nnx or flax.linen module, (linen module, variables), an equinox module or another callable pytree, a
 pytree of parameters, and pairs (init, apply) and (parameters, apply). The loss sees the model in the form in which it
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from backends.blame import told
 from backends.errors import UserError
 from backends.jax.module_forms import Flat, derives, flat, mode, nnx_rngs, noise, seeded, unflat
-from backends.own_model import Loss, compared, described, outputs_of, pair_of
+from backends.own.model import Loss, compared, described, outputs_of, pair_of
 from backends.task import Context
 
 Array = Any

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from backends.custom_optimizer import OwnOptimizer
 from backends.errors import UserError
+from backends.stages.custom import OwnOptimizer
 
 Array = Any
 Tree = dict[str, Any]

@@ -16,7 +16,6 @@ from typing import Any
 import jax.numpy as jnp
 
 from backends import quasi, scaling
-from backends.custom_optimizer import OwnOptimizer
 from backends.errors import UserError, nearest
 from backends.gradients import Process
 from backends.groups import Grouping, check_stages
@@ -24,6 +23,7 @@ from backends.protocol import Settings, columns_of, precision_of
 from backends.randomness import generator
 from backends.spec import Precision
 from backends.stages import SECOND_ORDER, GaussNewton, Lbfgs, SsBroyden, Stage
+from backends.stages.custom import OwnOptimizer
 from backends.task import Task, trained_terms
 
 Array = Any

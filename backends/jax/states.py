@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from backends.custom_optimizer import refuse_foreign
 from backends.errors import UserError, nearest
 from backends.jax import gauss_newton, quasi_newton, update
 from backends.jax.program import Program
 from backends.jax.samples import cast
 from backends.randomness import generator
 from backends.stages import GaussNewton
+from backends.stages.custom import refuse_foreign
 
 Tree = dict[str, Any]
 

@@ -1,4 +1,4 @@
-"""The user's own network as the experiment file names it; the worker loads it (`backends.own_code`)."""
+"""The user's own network as the experiment file names it; the worker loads it (`backends.own.code`)."""
 
 from __future__ import annotations
 

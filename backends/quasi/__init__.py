@@ -21,10 +21,9 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from backends import dense
 from backends.ops import Array
 from backends.quasi import broyden, lbfgs, line_search, reduced
-from backends.stages import Lbfgs, SsBroyden
+from backends.stages import Lbfgs, SsBroyden, dense
 
 State = dict[str, Array]
 ValueAndGradient = Callable[[Array], tuple[Array, Array, Array]]

@@ -11,9 +11,9 @@ import numpy as np
 from pydantic import PositiveFloat
 
 from backends.errors import UserError
-from backends.pde import PdeTask
-from backends.problem import Problem, hard, residual
-from backends.reference import grid
+from backends.pde.problem import Problem, hard, residual
+from backends.pde.reference import grid
+from backends.pde.task import PdeTask
 from backends.task import Parts, Reference
 from backends.tasks.cavity_solver import flow
 

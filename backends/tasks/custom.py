@@ -12,8 +12,8 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from pydantic_core.core_schema import ErrorType
 
 from backends.errors import UserError, nearest
-from backends.own_code import load, target_of
-from backends.problem import Problem
+from backends.own.code import load, target_of
+from backends.pde.problem import Problem
 from backends.task import Parts, Task, TaskSpec
 
 

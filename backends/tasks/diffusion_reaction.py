@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import PositiveFloat
 
-from backends.problem import Problem, hard, residual
+from backends.pde.problem import Problem, hard, residual
 from backends.task import Columns
 
 MODES = {1: 1.0, 2: 1 / 2, 3: 1 / 3, 4: 1 / 4, 8: 1 / 8}

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from backends.problem import Problem, hard, residual
+from backends.pde.problem import Problem, hard, residual
 from backends.task import Columns
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydantic import PositiveFloat
 
 from backends.errors import UserError
-from backends.problem import Problem, residual
+from backends.pde.problem import Problem, residual
 from backends.task import Columns
 from backends.tasks.spectral_nd import Evolution, etdrk4, grid
 from backends.tasks.stored import stored

@@ -11,8 +11,8 @@ from pydantic import PositiveFloat, PositiveInt
 from scipy.optimize import brentq
 
 from backends.errors import UserError
-from backends.pde import PdeTask
-from backends.problem import Problem, conserved, hard, residual
+from backends.pde.problem import Problem, conserved, hard, residual
+from backends.pde.task import PdeTask
 from backends.task import Columns, Parts
 
 

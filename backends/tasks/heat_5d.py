@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backends.geometry import Ball
-from backends.problem import Problem, hard, residual
+from backends.pde.problem import Problem, hard, residual
 from backends.task import Columns
 
 DIMENSIONS = 5

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pydantic import PositiveFloat, PositiveInt, field_validator
 from pydantic_core import PydanticCustomError
 
-from backends.problem import Problem, hard, residual
+from backends.pde.problem import Problem, hard, residual
 from backends.task import Columns
 
 

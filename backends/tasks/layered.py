@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydantic import PositiveFloat
 from scipy.optimize import brentq
 
-from backends.problem import Problem, hard, residual
+from backends.pde.problem import Problem, hard, residual
 from backends.task import Columns
 
 MODES = {1: 1.0, 2: 0.5, 3: 0.25}

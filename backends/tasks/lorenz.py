@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from scipy.integrate import solve_ivp
 
-from backends.problem import Problem, hard, residual
+from backends.pde.problem import Problem, hard, residual
 from backends.task import Columns
 
 START = {"x": -8.0, "y": 7.0, "z": 27.0}

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import PositiveFloat
 
-from backends.problem import Problem, conserved, hard, residual
+from backends.pde.problem import Problem, conserved, hard, residual
 from backends.task import Columns
 
 

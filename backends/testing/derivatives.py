@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from backends.field import Field, both_ends
-from backends.jets import Plan
+from backends.derivatives.jets import Plan
 from backends.names import Index
-from backends.pde import PdeTask
-from backends.recorder import evaluate
+from backends.pde.field import Field, both_ends
+from backends.pde.recorder import evaluate
+from backends.pde.task import PdeTask
 from backends.task import Context
 
 Array = Any

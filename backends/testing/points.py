@@ -9,8 +9,8 @@ import numpy as np
 
 from backends import pointwise
 from backends.networks import MLP
-from backends.pde import PdeTask
-from backends.points import PointFeed
+from backends.pde.task import PdeTask
+from backends.points.feed import PointFeed
 from backends.spec import Attention, Causal, Points, Rard, SelfAdaptive
 from backends.stages import Adam
 from backends.task import Parts

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from backends.custom_optimizer import STATE, CustomOptimizer, refuse_foreign
 from backends.errors import UserError
 from backends.groups import Grouping, check_stages
 from backends.protocol import (
@@ -24,6 +23,7 @@ from backends.protocol import (
 from backends.randomness import generator
 from backends.scaling import SCALE, SKIPPED
 from backends.stages import FIRST_ORDER, SECOND_ORDER, SsBroyden, Stage
+from backends.stages.custom import STATE, CustomOptimizer, refuse_foreign
 from backends.task import Batches, Columns, Feed, Task, trained_terms
 from backends.torch import own_optimizer, quasi_newton
 from backends.torch.device import DTYPES, HALVES, fetch, put, set_threads, slow_half

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 
 from backends import pointwise
+from backends.derivatives.jets import forward
 from backends.errors import OrchestratorError
 from backends.gauss_newton import alone
-from backends.jets import forward
 from backends.task import Context
 from backends.torch.objective import Objective
 from backends.torch.ops import OPS, TorchOps

@@ -1,4 +1,4 @@
-"""A user's torch.nn.Module and loss as a task trains them (`backends.own_model`)."""
+"""A user's torch.nn.Module and loss as a task trains them (`backends.own.model`)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from backends.blame import told
 from backends.errors import UserError
-from backends.own_model import Loss, compared, described, outputs_of, pair_of
+from backends.own.model import Loss, compared, described, outputs_of, pair_of
 from backends.task import FROZEN, Context
 from backends.torch.device import own_generator
 

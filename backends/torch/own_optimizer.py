@@ -15,9 +15,9 @@ import torch
 from torch.utils import _pytree as pytree
 
 from backends import pointwise
-from backends.custom_optimizer import CustomOptimizer, OwnOptimizer
 from backends.errors import UserError
 from backends.protocol import Steps
+from backends.stages.custom import CustomOptimizer, OwnOptimizer
 from backends.torch.device import fetch, own_generator
 from backends.torch.ops import OPS
 from backends.torch.processing import processed

@@ -1,7 +1,7 @@
 """Functions of derivative channels with their hand-written backward, as torch sees them.
 
-The mathematics is `backends.channels`; here it becomes one autograd function per (function, plan, channels that are
-not zero). Its backward is made of ordinary operations, so it can be traced, and differentiated again.
+The mathematics is `backends.derivatives.channels`; here it becomes one autograd function per (function, plan, channels
+that are not zero). Its backward is made of ordinary operations, so it can be traced, and differentiated again.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from backends.channels import Plan, backward, forward, reached
-from backends.derivatives import saves_value
+from backends.derivatives.channels import Plan, backward, forward, reached
+from backends.derivatives.towers import saves_value
 
 
 def activation(ops: Any, name: str, plan: Plan, channels: Sequence[torch.Tensor | None]) -> list[torch.Tensor | None]:

@@ -26,7 +26,7 @@ class CustomCallback(Leaf):
 
     def make(self, folder: Path) -> Any:
         """The user's object, built with the other keys as keyword arguments."""
-        from backends.own_code import load
+        from backends.own.code import load
 
         factory: Any = load(self.target, folder)
         with own_code(getattr(factory, "__init__", factory), self.target):
@@ -34,7 +34,7 @@ class CustomCallback(Leaf):
 
     def check(self, folder: Path) -> None:
         """Load the target and see whether it takes these arguments. Raises UserError."""
-        from backends.own_code import load
+        from backends.own.code import load
 
         factory: Any = load(self.target, folder)
         if not callable(factory):

@@ -17,7 +17,7 @@ from typing import Any
 import backends
 from backends.errors import OrchestratorError, RunFailed, UserError, nearest
 from backends.networks.custom import CustomNetwork
-from backends.own_code import load as load_own
+from backends.own.code import load as load_own
 from backends.trained import Trained
 from orchestrator import build, levels
 from orchestrator.config import Experiment

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from backends.batches import BATCH, ArrayFeed, Arrays, Form, described, samples
 from backends.errors import UserError
+from backends.own.batches import BATCH, ArrayFeed, Arrays, Form, described, samples
 from backends.task import Draw
 from orchestrator.trainer.stream import Generators, StreamFeed
 

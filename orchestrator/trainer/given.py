@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from backends.batches import described
 from backends.errors import UserError
+from backends.own.batches import described
 
 PICKLES = (".pkl", ".pickle", ".pth", ".pt", ".ckpt", ".bin")
 

@@ -16,10 +16,10 @@ import numpy as np
 
 import backends
 from backends import checkpoint
-from backends.batches import BATCH, Form, samples
 from backends.errors import NonFinite, UserError
-from backends.own_model import Loss
-from backends.own_task import OwnTask
+from backends.own.batches import BATCH, Form, samples
+from backends.own.model import Loss
+from backends.own.task import OwnTask
 from backends.protocol import Settings, Steps, finite_terms, precision_of
 from backends.weighting import Weighting
 from backends.weighting.uncertainty import without

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from backends.batches import BATCH, Arrays, Form, samples
 from backends.blame import told
 from backends.errors import RunFailed, UserError
+from backends.own.batches import BATCH, Arrays, Form, samples
 from backends.randomness import digest
 from backends.task import Draw
 

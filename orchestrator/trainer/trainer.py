@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from backends import checkpoint
-from backends.batches import Form, described
 from backends.errors import UserError
-from backends.own_model import Loss
+from backends.own.batches import Form, described
+from backends.own.model import Loss
 from orchestrator.epoch_hooks import EpochHooks
 from orchestrator.trainer import folders
 from orchestrator.trainer.adapting import Adapters
@@ -34,7 +34,7 @@ class Trainer:
         model, history = trainer.fit()
 
     `model`: a torch.nn.Module (trained in place), a flax.nnx or flax.linen module, an equinox module, a pytree of
-    parameters, or a pair (init, apply) or (parameters, apply). `loss`: see `backends.own_model`. `data`: arrays, or
+    parameters, or a pair (init, apply) or (parameters, apply). `loss`: see `backends.own.model`. `data`: arrays, or
     whatever gives batches (`orchestrator.trainer.data`). Nothing is compiled before the first step, nothing is printed
     or written unless asked for.
     """

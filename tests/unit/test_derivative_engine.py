@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 import backends
 from backends.networks import MLP, FourierFeatures, ModifiedMLP
-from backends.pde import PdeTask
-from backends.problem import Problem, hard, residual
+from backends.pde.problem import Problem, hard, residual
+from backends.pde.task import PdeTask
 from backends.task import Parts
 from backends.tasks import TaskUnion
 from backends.testing.derivatives import engine_terms, nested_terms

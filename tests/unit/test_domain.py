@@ -13,19 +13,19 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from backends.data import Observations, Solution
-from backends.domain import shape_of
+from backends.derivatives.jets import JetOps, Plan, seed
 from backends.errors import UserError
-from backends.finite_difference import residuals
 from backends.geometry import Disk, Ellipse, Interval, Polygon, Rectangle, Shape, Triangle
 from backends.geometry.sampling import inside, on_boundary, parts
 from backends.geometry.smooth import distance
-from backends.jets import JetOps, Plan, seed
 from backends.networks import MLP
 from backends.ops import NumpyOps
-from backends.own_code import load
-from backends.pde import PdeTask
-from backends.pde_geometry import picture
-from backends.problem import Problem, hard, residual
+from backends.own.code import load
+from backends.pde.domain import shape_of
+from backends.pde.domain_picture import picture
+from backends.pde.finite_difference import residuals
+from backends.pde.problem import Problem, hard, residual
+from backends.pde.task import PdeTask
 from backends.spec import Fresh, Points, Rad, Rard
 from backends.task import Context, Parts, Picture
 

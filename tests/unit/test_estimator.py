@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 
 import backends
+from backends.derivatives.estimator import SAMPLE, EstimatedLaplacian, directions, names
 from backends.errors import UserError
-from backends.estimator import SAMPLE, EstimatedLaplacian, directions, names
-from backends.field import NetworkField
 from backends.networks import MLP
 from backends.networks.network import Network
 from backends.ops import NumpyOps
-from backends.pde import PdeTask
-from backends.problem import Problem, hard, residual
-from backends.recorder import record
-from backends.representation import Representation
+from backends.pde.field import NetworkField
+from backends.pde.problem import Problem, hard, residual
+from backends.pde.recorder import record
+from backends.pde.representation import Representation
+from backends.pde.task import PdeTask
 from backends.spec import Points
 from backends.task import Context, Parts
 from backends.testing.setup import ADAM, all_close, build, oracle, table

@@ -9,17 +9,17 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import pytest
 
+from backends.derivatives.jets import Plan
 from backends.errors import UserError
-from backends.field import NetworkField
-from backends.finite_difference import DifferenceField, residuals, stencil
-from backends.jets import Plan
 from backends.networks import MLP
 from backends.networks.network import Network
 from backends.ops import NumpyOps
-from backends.problem import Problem, hard, residual
-from backends.recorder import record
-from backends.regions import Region
-from backends.representation import Representation
+from backends.pde.field import NetworkField
+from backends.pde.finite_difference import DifferenceField, residuals, stencil
+from backends.pde.problem import Problem, hard, residual
+from backends.pde.recorder import record
+from backends.pde.regions import Region
+from backends.pde.representation import Representation
 
 OPS = NumpyOps()
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from backends import checkpoint
-from backends.custom_optimizer import CustomOptimizer
 from backends.errors import UserError
 from backends.groups import Group, Grouping, check_stages, columns
 from backends.stages import Adam, Lbfgs
+from backends.stages.custom import CustomOptimizer
 from backends.task import Term
 from orchestrator import run
 from orchestrator.folder import RunFolder, read_jsonl

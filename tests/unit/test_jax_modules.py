@@ -156,9 +156,9 @@ def test_a_modules_noise_follows_from_seed_and_step():
 
 
 def test_derivatives_of_an_own_module_equal_those_of_jets():
-    from backends.channels import Plan
+    from backends.derivatives.channels import Plan
+    from backends.derivatives.jets import JetOps, seed
     from backends.jax.ops import OPS
-    from backends.jets import JetOps, seed
 
     network = MLP(width=5, depth=2, activation="gelu")
     params = network.init(np.random.default_rng(0), 2, 1)

@@ -13,7 +13,7 @@ pytest.importorskip("jax")
 import jax
 import jax.numpy as jnp
 
-from backends.channels import Plan, forward
+from backends.derivatives.channels import Plan, forward
 from backends.jax.ops import OPS
 from backends.ops import NumpyOps, Ops, Scalars
 from backends.testing.setup import close

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from backends.derivatives import FUNCTIONS, power, smooth, tower
+from backends.derivatives.jets import Jet, JetOps, Plan, backward, forward, reached, saves_value, seed
+from backends.derivatives.towers import FUNCTIONS, power, smooth, tower
 from backends.errors import UserError
-from backends.jets import Jet, JetOps, Plan, backward, forward, reached, saves_value, seed
 from backends.networks import MLP, FourierFeatures, ModifiedMLP
 from backends.ops import NumpyOps
 

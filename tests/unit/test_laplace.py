@@ -13,7 +13,7 @@ import backends
 from backends.errors import UserError
 from backends.laplace import Measured, deviations
 from backends.networks import MLP
-from backends.problem import Problem, residual
+from backends.pde.problem import Problem, residual
 from backends.protocol import Settings
 from backends.spec import Points
 from backends.stages import Adam

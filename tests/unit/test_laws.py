@@ -11,16 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends.conservation import beyond, law_sets
 from backends.errors import UserError
-from backends.finite_difference import DifferenceField
-from backends.laws import Conserve, chosen, declared
+from backends.laws.conservation import beyond, law_sets
+from backends.laws.marks import Conserve, chosen, declared
+from backends.laws.quadrature import Axis
 from backends.networks import MLP
 from backends.ops import NumpyOps
-from backends.problem import Problem, conserved, residual, symmetric
-from backends.quadrature import Axis
-from backends.recorder import evaluate
-from backends.regions import Region, draw
+from backends.pde.finite_difference import DifferenceField
+from backends.pde.problem import Problem, conserved, residual, symmetric
+from backends.pde.recorder import evaluate
+from backends.pde.regions import Region, draw
 from backends.task import Context, Parts
 from backends.tasks import Heat, KdV, Schroedinger, Wave
 

@@ -11,10 +11,10 @@ import pytest
 
 import backends
 from backends.errors import UserError
-from backends.laws import Conserve
+from backends.laws.marks import Conserve
 from backends.networks import MLP
 from backends.ops import NumpyOps
-from backends.problem import Problem, conserved, residual, symmetric
+from backends.pde.problem import Problem, conserved, residual, symmetric
 from backends.protocol import Settings
 from backends.spec import Points
 from backends.stages import Adam, Lbfgs

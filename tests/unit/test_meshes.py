@@ -16,8 +16,8 @@ from backends.geometry.files import GeometryFile  # noqa: E402
 from backends.geometry.mesh import Outline, Surface, read_shape  # noqa: E402
 from backends.geometry.sampling import inside, on_boundary, parts, volume  # noqa: E402
 from backends.networks import MLP  # noqa: E402
-from backends.pde_geometry import picture  # noqa: E402
-from backends.problem import Problem, hard, residual  # noqa: E402
+from backends.pde.domain_picture import picture  # noqa: E402
+from backends.pde.problem import Problem, hard, residual  # noqa: E402
 from backends.task import Context, Parts  # noqa: E402
 
 OPS: Any = __import__("backends.ops", fromlist=["NumpyOps"]).NumpyOps()

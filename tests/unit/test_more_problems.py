@@ -13,8 +13,8 @@ from test_problems import residuals_of, small, worst
 from backends.errors import UserError
 from backends.networks import MLP
 from backends.ops import NumpyOps
-from backends.problem import Problem
-from backends.reference import reference
+from backends.pde.problem import Problem
+from backends.pde.reference import reference
 from backends.spec import Points
 from backends.task import Parts
 from backends.tasks import (

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 import backends
 from backends.errors import UserError
-from backends.multiscale import Bands, BandSet, partition
+from backends.laws.multiscale import Bands, BandSet, partition
+from backends.laws.quadrature import Axis, product
 from backends.networks import MLP
 from backends.ops import NumpyOps
-from backends.problem import Problem, residual
+from backends.pde.problem import Problem, residual
 from backends.protocol import Settings
-from backends.quadrature import Axis, product
 from backends.spec import Points
 from backends.stages import Adam
 from backends.task import Context, Parts

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from backends.jets import JetOps, Plan, seed
+from backends.derivatives.jets import JetOps, Plan, seed
 from backends.networks import MLP, CustomNetwork, FourierFeatures, ModifiedMLP, NetworkSpec, VaeNetwork
 from backends.ops import NumpyOps
 from backends.task import trainable

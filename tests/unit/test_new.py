@@ -33,8 +33,8 @@ def test_what_is_written_passes_check_and_names_its_schema(kind: str, here: Path
 
 
 def test_the_templates_problem_has_the_reference_that_it_claims(here: Path):
-    from backends.own_code import load
-    from backends.problem import Problem
+    from backends.own.code import load
+    from backends.pde.problem import Problem
 
     made = new("heat")
     problem = load("heat.py:Heat", made.folder)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from backends.errors import UserError
-from backends.own_code import load, parse, sha256
+from backends.own.code import load, parse, sha256
 
 
 def test_a_file_beside_the_experiment_file_and_a_module_are_both_targets(tmp_path: Path):
@@ -67,7 +67,7 @@ def test_what_is_missing_is_answered_with_the_nearest(target: str, message: str,
         load(target, tmp_path)
 
 
-PROBLEM = "from backends.problem import Problem, residual\n\n\nclass Mine(Problem):\n"
+PROBLEM = "from backends.pde.problem import Problem, residual\n\n\nclass Mine(Problem):\n"
 
 
 @pytest.mark.parametrize(

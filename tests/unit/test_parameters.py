@@ -12,14 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import PositiveFloat, ValidationError
 
-from backends import parameters
 from backends.errors import UserError
-from backends.finite_difference import residuals
 from backends.networks import MLP
 from backends.ops import NumpyOps
-from backends.parameters import Range, family, spread, unit
-from backends.pde import PdeTask
-from backends.problem import Problem, hard, residual
+from backends.pde import parameters
+from backends.pde.finite_difference import residuals
+from backends.pde.parameters import Range, family, spread, unit
+from backends.pde.problem import Problem, hard, residual
+from backends.pde.task import PdeTask
 from backends.spec import Points
 from backends.task import Context, Parts
 from backends.tasks.burgers import Burgers
@@ -126,7 +126,7 @@ def test_the_network_sees_the_logarithm_between_minus_one_and_one():
 
     looking = dataclasses.replace(task.representation, network=Looking())  # pyright: ignore[reportArgumentType]
     columns = {"t": np.zeros(3), "x": np.zeros(3), "a": np.array([0.01, 0.1, 1.0])}
-    from backends.jets import Plan
+    from backends.derivatives.jets import Plan
 
     looking.fields(OPS, task.init(np.random.default_rng(0)), columns, Plan(), task.problem)
     np.testing.assert_allclose(seen[0][2], [-1, 0, 1], atol=1e-14)

@@ -12,9 +12,9 @@ from pydantic import PositiveFloat
 from backends.errors import UserError
 from backends.networks import MLP
 from backends.ops import NumpyOps
-from backends.pde import PdeTask
-from backends.problem import Problem, hard, loss, residual
-from backends.reference import reference
+from backends.pde.problem import Problem, hard, loss, residual
+from backends.pde.reference import reference
+from backends.pde.task import PdeTask
 from backends.spec import Points, Rad
 from backends.task import Context, Parts, Term
 

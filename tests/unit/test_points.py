@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from scipy.stats import qmc
 
 from backends.errors import NonFinite, UserError
-from backends.points import PointFeed, Sampling, rad, sample_box
+from backends.points.feed import PointFeed, Sampling, rad, sample_box
+from backends.points.samplers import grid_shape
 from backends.randomness import generator
-from backends.samplers import grid_shape
 from backends.spec import Rad
 
 BOX = {"t": (0.0, 2.0), "x": (-1.0, 1.0)}

@@ -16,8 +16,8 @@ from backends.errors import UserError
 from backends.names import PLACE, WEIGHT
 from backends.networks import MLP
 from backends.ops import NumpyOps
+from backends.pde.problem import Problem, loss, residual
 from backends.pointwise import Weighted, attention, causal, self_adaptive
-from backends.problem import Problem, loss, residual
 from backends.spec import Attention, Causal, Points, Rad, SelfAdaptive
 from backends.task import Parts
 from backends.tasks.heat import Heat

@@ -12,10 +12,10 @@ from pydantic import BaseModel, PositiveFloat, ValidationError
 
 from backends.errors import UserError
 from backends.names import Name, Vocabulary, two_readings
-from backends.pde_build import recordings
-from backends.problem import Problem, hard, loss, residual
+from backends.pde.build import recordings
+from backends.pde.problem import Problem, hard, loss, residual
+from backends.pde.regions import draw
 from backends.randomness import generator
-from backends.regions import draw
 
 
 class Wave(Problem):

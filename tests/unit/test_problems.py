@@ -11,11 +11,11 @@ import pytest
 
 import backends
 from backends.errors import UserError
-from backends.finite_difference import residuals
 from backends.networks import MLP
 from backends.ops import NumpyOps
-from backends.problem import Problem, residual
-from backends.reference import reference
+from backends.pde.finite_difference import residuals
+from backends.pde.problem import Problem, residual
+from backends.pde.reference import reference
 from backends.spec import Points
 from backends.task import Context, Parts, Task
 from backends.tasks import Advection, AllenCahn, DiffusionReaction, Heat, Helmholtz, KdV, Kovasznay, Wave

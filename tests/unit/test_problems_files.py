@@ -13,7 +13,7 @@ from backends.data import Observations, Solution
 from backends.errors import UserError
 from backends.networks import MLP
 from backends.ops import NumpyOps
-from backends.problem import Problem, residual
+from backends.pde.problem import Problem, residual
 from backends.spec import Points
 from backends.task import Context, Parts
 from backends.tasks import Advection, Burgers, Heat, InverseHeat, Kovasznay

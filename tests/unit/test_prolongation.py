@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backends.levels import probed
+from backends.multilevel.levels import probed
+from backends.multilevel.prolongation import Chain, prolong, prolonged_moments, restrict, restricted_moments, width_of
 from backends.networks.fourier import FourierFeatures
 from backends.networks.mlp import MLP, ModifiedMLP
 from backends.ops import NumpyOps
-from backends.prolongation import Chain, prolong, prolonged_moments, restrict, restricted_moments, width_of
 
 OPS = NumpyOps()
 NETWORKS = [

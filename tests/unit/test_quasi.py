@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from backends import dense, quasi
+from backends import quasi
 from backends.errors import UserError
 from backends.ops import NumpyOps
 from backends.quasi import broyden, lbfgs
-from backends.stages import Lbfgs, SsBroyden
+from backends.stages import Lbfgs, SsBroyden, dense
 
 OPS = NumpyOps()
 Vector = NDArray[np.float64]

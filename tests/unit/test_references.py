@@ -13,9 +13,9 @@ from scipy.integrate import solve_ivp
 from test_problems import worst
 
 from backends.errors import UserError
-from backends.finite_difference import residuals
 from backends.networks import MLP
-from backends.reference import reference
+from backends.pde.finite_difference import residuals
+from backends.pde.reference import reference
 from backends.task import Parts
 from backends.tasks import (
     Cavity,

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from backends.errors import UserError
 from backends.names import SHARE
 from backends.networks import MLP
-from backends.points import PointFeed, Sampling
+from backends.points.feed import PointFeed, Sampling
+from backends.points.resampling import NEW, filled, refined, reflected, sized, spread
+from backends.points.samplers import sample_box
 from backends.randomness import generator
-from backends.resampling import NEW, filled, refined, reflected, sized, spread
-from backends.samplers import sample_box
 from backends.spec import Fresh, Points, Rad, Rard
 from backends.task import Parts
 from backends.tasks.heat import Heat

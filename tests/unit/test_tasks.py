@@ -14,10 +14,10 @@ from pydantic import BaseModel, ValidationError
 from scipy.integrate import solve_ivp
 
 from backends.errors import UserError
-from backends.finite_difference import residuals
 from backends.networks import MLP
-from backends.problem import Problem
-from backends.reference import reference
+from backends.pde.finite_difference import residuals
+from backends.pde.problem import Problem
+from backends.pde.reference import reference
 from backends.task import Parts
 from backends.tasks import Burgers, CustomTask, InverseHeat, Poisson, TaskUnion
 
@@ -130,7 +130,7 @@ FISHER = '''"""Fisher-KPP: a population that spreads as a travelling wave (Ablow
 import numpy as np
 from pydantic import PositiveFloat
 
-from backends.problem import Problem, hard, residual
+from backends.pde.problem import Problem, hard, residual
 
 SPEED = 5 / np.sqrt(6)
 

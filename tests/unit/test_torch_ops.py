@@ -12,7 +12,7 @@ pytest.importorskip("torch")
 
 import torch
 
-from backends.channels import Plan, forward
+from backends.derivatives.channels import Plan, forward
 from backends.ops import NumpyOps, Ops, Scalars
 from backends.testing.setup import close
 from backends.torch.ops import OPS

@@ -12,7 +12,7 @@ import backends
 from backends.errors import UserError
 from backends.networks import MLP
 from backends.ops import NumpyOps
-from backends.problem import Problem, residual
+from backends.pde.problem import Problem, residual
 from backends.protocol import Settings
 from backends.stages import Adam
 from backends.task import Context, Parts

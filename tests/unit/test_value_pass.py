@@ -10,8 +10,8 @@ import pytest
 
 import backends
 from backends.networks import MLP
-from backends.pde import PdeTask
-from backends.problem import Problem, residual
+from backends.pde.problem import Problem, residual
+from backends.pde.task import PdeTask
 from backends.spec import Points
 from backends.task import Parts
 from backends.tasks import Burgers

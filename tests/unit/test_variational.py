@@ -12,13 +12,13 @@ from scipy.integrate import quad
 from scipy.stats import norm
 
 import backends
+from backends.laws.variational import expected_misfit, kl_normal
 from backends.networks import MLP
 from backends.ops import NumpyOps
-from backends.problem import Problem, loss, residual
+from backends.pde.problem import Problem, loss, residual
 from backends.protocol import Settings
 from backends.stages import Lbfgs
 from backends.task import Parts
-from backends.variational import expected_misfit, kl_normal
 from orchestrator.knobs import Knobs, initial
 
 OPS = NumpyOps()
@@ -87,7 +87,7 @@ class Electrostatic(Problem):
 
 
 def test_consistency_of_coupled_fields_is_a_vector_residual_that_vanishes_for_a_gradient():
-    from backends.finite_difference import residuals
+    from backends.pde.finite_difference import residuals
 
     potential = {"phi": lambda x, y: np.sin(x) * y, "ex": lambda x, y: -np.cos(x) * y, "ey": lambda x, y: -np.sin(x)}
     good = residuals(

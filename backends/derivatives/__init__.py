@@ -1,0 +1,1 @@
+"""The derivative engine: values with derivative channels that go through networks as arrays would."""

@@ -1,0 +1,1 @@
+"""Training on several widths of a network, one after the other."""
