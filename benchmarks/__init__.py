@@ -16,5 +16,6 @@ NAMES = (
     "agreement",
     "accuracy",
     "planning",
+    "seconds",
 )
 """The benchmarks, shortest first; each is a module of this package with `measure() -> Section`."""

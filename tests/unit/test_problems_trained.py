@@ -28,7 +28,7 @@ EXPERIMENTS = Path(__file__).parents[2] / "experiments"
         ("kdv/kdv", "jax", 800, 0.88),
         ("euler_beam/euler_beam", "jax", 50, 1e-4),
         ("lorenz/lorenz", "jax", 400, 0.2),
-        ("kuramoto_sivashinsky/kuramoto_sivashinsky", "jax", 600, 0.05),
+        ("kuramoto_sivashinsky/kuramoto_sivashinsky", "jax", 600, 0.15),
         ("heat_layers/heat_layers", "jax", 500, 1e-3),
         ("poisson_5d/poisson_5d", "jax", 500, 1e-2),
     ],
