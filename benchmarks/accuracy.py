@@ -19,7 +19,11 @@ from benchmarks.results import RESULTS, Section, page, sections, table, table_ro
 SEEDS = range(5)
 PROBLEMS = ("burgers/burgers", "heat/heat", "heat/insulated", "heat/cooled", "wave/wave", "advection/advection",
             "helmholtz/helmholtz", "helmholtz/high", "diffusion_reaction/diffusion_reaction", "kovasznay/kovasznay",
-            "allen_cahn/allen_cahn", "kdv/kdv")  # fmt: skip
+            "allen_cahn/allen_cahn", "kdv/kdv", "kuramoto_sivashinsky/kuramoto_sivashinsky", "burgers_2d/burgers_2d",
+            "schroedinger/schroedinger", "ginzburg_landau/ginzburg_landau", "gray_scott/gray_scott", "cavity/cavity",
+            "poisson_frequencies/poisson_frequencies", "poisson_5d/poisson_5d", "poisson_100d/poisson_100d",
+            "heat_5d/heat_5d", "heat_layers/heat_layers", "wave_layers/wave_layers", "euler_beam/euler_beam",
+            "lorenz/lorenz")  # fmt: skip
 """Measured on every seed and backend."""
 OTHERS = ("burgers/burgers_soft", "poisson/poisson", "inverse_heat/inverse_heat", "fisher/fisher", "diabetes/diabetes",
           "digits/vae")  # fmt: skip
