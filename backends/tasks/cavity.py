@@ -34,7 +34,7 @@ class Cavity(Problem):
     - `lid: parabola` u = 4 x (1 - x) (PINNacle's NS2d-C at Re = 100).
 
     `error/l2` is that of the velocity, against finite differences on two grids (`cavity_solver`, kept on disk once
-    computed), which for the uniform lid differ from Ghia's table by 1.2 % at Re 100, 0.7 % at Re 400 and 2.2 % at
+    computed), which for the uniform lid differ from Ghia's table by 1.2 % at Re 100, 0.8 % at Re 400 and 2.2 % at
     Re 1000, and from Botella and Peyret's spectral values by 3e-5. The pressure has no reference: it is free up to a
     constant.
     """
