@@ -136,10 +136,6 @@ class Ops(Protocol):
         """Eigenvalues [n], ascending, and eigenvectors [n, n] in columns, of symmetric A; NaN where A is not finite."""
         ...
 
-    def qr(self, A: Array) -> Array:
-        """The orthonormal factor Q [n, n] of A [n, n]; NaN where A is not finite."""
-        ...
-
     def sum(self, x: Array, axis: int | None = None) -> Array: ...
     def mean(self, x: Array, axis: int | None = None) -> Array: ...
     def max(self, x: Array, axis: int | None = None) -> Array: ...
@@ -254,10 +250,6 @@ class NumpyOps:
             return np.full_like(A[0], np.nan), np.full_like(A, np.nan)
         values, vectors = np.linalg.eigh(A)
         return values, vectors
-
-    @staticmethod
-    def qr(A: Array) -> Array:
-        return np.linalg.qr(A)[0] if np.isfinite(A).all() else np.full_like(A, np.nan)
 
     @staticmethod
     def zeros(shape: Sequence[int], like: Array) -> Array:

@@ -63,6 +63,11 @@ def trained_terms(terms: Sequence[Term]) -> tuple[Term, ...]:
     return tuple(t for t in terms if t.trained)
 
 
+def parts_of(value: Any) -> tuple[Any, ...]:
+    """The residuals of a term's value: those of a vector residual, or the one."""
+    return value if isinstance(value, tuple) else (value,)
+
+
 @dataclass(frozen=True)
 class Context:
     """What `per_sample` may read besides parameters and columns. All values are traced, none a compiled constant."""

@@ -10,9 +10,14 @@ from backends.task import Task, trainable
 from orchestrator.config import Experiment
 
 
-def refuse_hopeless(experiment: Experiment, task: Task | None) -> None:
+def trained_parameters(experiment: Experiment, task: Task) -> int:
+    """How many numbers are trained, by a network that ships."""
+    params = task.init(generator(experiment.seed, "init"))
+    return sum(value.size for name, value in params.items() if trainable(name))
+
+
+def refuse_hopeless(experiment: Experiment, task: Task) -> None:
     """Raise UserError where a stage's dense matrices alone are more than this machine's memory: no step would end."""
-    if task is None or not any(dense.bytes_of(stage, 1) for stage in experiment.stages):
+    if not any(dense.bytes_of(stage, 1) for stage in experiment.stages):
         return
-    size = sum(v.size for k, v in task.init(generator(experiment.seed, "init")).items() if trainable(k))
-    dense.refuse_too_large(experiment.stages, size, psutil.virtual_memory().total)
+    dense.refuse_too_large(experiment.stages, trained_parameters(experiment, task), psutil.virtual_memory().total)

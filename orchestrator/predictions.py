@@ -89,7 +89,9 @@ class Predictor:
     def off_geometry(self, columns: Mapping[str, NDArray[Any]]) -> NDArray[np.bool_]:
         """Which samples lie outside the problem's geometry, where the network was never trained."""
         task = self.made.task
-        return beyond(task.problem, columns, ROUNDED) if isinstance(task, PdeTask) else np.zeros(len(columns), bool)
+        if isinstance(task, PdeTask):
+            return beyond(task.problem, columns, ROUNDED)
+        return np.zeros(len(next(iter(columns.values()))), bool)
 
     @property
     def space(self) -> tuple[str, ...]:

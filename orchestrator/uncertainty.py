@@ -11,9 +11,9 @@ from backends.networks.custom import CustomNetwork
 from backends.pde.field import UNKNOWN
 from backends.pde.task import PdeTask
 from backends.protocol import CURVATURE, ROWS
-from backends.randomness import generator
-from backends.task import Feed, Task, trainable
+from backends.task import Feed, Task
 from orchestrator.config import Experiment
+from orchestrator.matrices import trained_parameters
 
 if TYPE_CHECKING:
     from orchestrator.assemble import Assembled
@@ -39,8 +39,7 @@ def check(experiment: Experiment, task: Task) -> None:
             path="uncertainty.terms",
         )
     if not isinstance(experiment.network, CustomNetwork):
-        params = task.init(generator(experiment.seed, "init"))
-        count = sum(math.prod(v.shape) for name, v in params.items() if trainable(name))
+        count = trained_parameters(experiment, task)
         if count > LARGEST:
             raise UserError(
                 f"{count} parameters need matrices of {8 * count**2 / 2**30:.1f} GiB; up to {LARGEST} are taken. The "

@@ -115,17 +115,14 @@ class VtkOut:
             draft.unlink(missing_ok=True)
 
     def _cells(self, columns: Columns, rows: int) -> tuple[str, NDArray[np.int64]]:
-        shape = [len(self.axes[c]) for c in self.space] if self.axes else []
-        others = (
-            [c for c in self.axes or () if c not in (*self.space, self.time) and len(self.axes[c]) > 1]
-            if self.axes
-            else []
-        )
+        axes = self.axes or {}
+        shape = [len(axes[c]) for c in self.space] if axes else []
+        others = [c for c in axes if c not in (*self.space, self.time) and len(axes[c]) > 1]
         along = [i for i, n in enumerate(shape) if n > 1]
         if not along or others:  # a parameter with several values: the grids would lie on top of one another
             return "vertex", np.arange(rows)[:, None]
-        order = [c for c in self.axes or () if c in self.space]  # the sense in which the grid counts
-        number = np.arange(rows).reshape([len((self.axes or {})[c]) for c in order])
+        order = [c for c in axes if c in self.space]  # the sense in which the grid counts
+        number = np.arange(rows).reshape([len(axes[c]) for c in order])
         number = number.transpose([order.index(c) for c in self.space])
         corners = []
         for offsets in itertools.product((0, 1), repeat=len(along)):

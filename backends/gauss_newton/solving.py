@@ -15,13 +15,14 @@ from typing import Any, Literal, NamedTuple
 from backends.errors import UserError
 from backends.ops import Array
 from backends.stages import GaussNewton
+from backends.stages.dense import LARGEST
 
 DENSE = 5_000
 """Most rows of a matrix that `solver: auto` makes: 200 MB, and as much for its factor."""
-LARGEST = 20_000
-"""Most rows of any matrix: it then takes 3.2 GB, and its factor as much again."""
 SMALL = 1e-10
 """Conjugate gradients stop where the residual is so much shorter than the right-hand side."""
+BLOCK_BYTES = 2**26
+"""Most bytes of rows of J that are made before they are multiplied."""
 BLOCKS = 3
 """Blocks of columns in a product J'J."""
 

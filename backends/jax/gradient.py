@@ -25,7 +25,7 @@ from backends.jax.distributed import total
 from backends.jax.ops import OPS
 from backends.jax.program import Program
 from backends.jax.remat import recomputed
-from backends.task import Context
+from backends.task import Context, parts_of
 
 Array = Any
 Tree = dict[str, Any]
@@ -224,7 +224,7 @@ def _mean_share(
     """
     share = jnp.zeros((), program.dtype)
     factor = factors[program.kinds[name] == "residual"]
-    for part in value if isinstance(value, tuple) else (value,):
+    for part in parts_of(value):
         part = jnp.asarray(part).astype(program.dtype)
         part = part * part if program.kinds[name] == "residual" else part
         if part.ndim == 0 and not program.task.reduced(batch):

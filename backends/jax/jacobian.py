@@ -23,16 +23,15 @@ import jax.numpy as jnp
 from backends import pointwise
 from backends.chunks import divisors
 from backends.gauss_newton import alone
+from backends.gauss_newton.solving import BLOCK_BYTES
 from backends.jax.gradient import passes
 from backends.jax.ops import OPS
 from backends.jax.program import Program
-from backends.task import Context
+from backends.task import Context, parts_of
 
 Array = Any
 Tree = dict[str, Any]
 Columns = Mapping[str, Array]
-BLOCK_BYTES = 2**26
-"""Most bytes of the rows of one pass."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,7 +164,7 @@ def _values(
         found = []
         for name, weight in weights.items():
             value = given[name]
-            for part in value if isinstance(value, tuple) else (value,):
+            for part in parts_of(value):
                 part = jnp.asarray(part).astype(program.dtype)
                 part = part if weighing is None or part.ndim == 0 else part * jnp.sqrt(weighing)
                 found.append(part * jnp.sqrt(weight * ((rows if part.ndim == 0 else 1) / n)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -12,7 +13,7 @@ from backends.jax.distributed import total
 from backends.jax.ops import OPS
 from backends.jax.program import Program
 from backends.protocol import KERNEL_ROWS, evenly
-from backends.task import Context
+from backends.task import Context, parts_of
 
 Array = Any
 Tree = dict[str, Any]
@@ -56,38 +57,30 @@ def _means(
     size = rows if kept is not None else max(d for d in range(1, min(rows, KERNEL_ROWS) + 1) if rows % d == 0)
 
     def of_part(part: Columns) -> Array:
-        lengths: list[int] = []
-
-        def values(free: Tree) -> Array:
+        def values(free: Tree) -> Tree:
             now = Context(context.constants, context.aux, context.key, True, {})
-            found = program.task.per_sample(OPS, {**held, **free}, batch, part, now)
-            found = program.values_of(batch, found)
-            columns = []
-            for name in names:
-                parts = found[name] if isinstance(found[name], tuple) else (found[name],)
-                parts = [jnp.asarray(p).astype(program.dtype) for p in parts]
-                parts = [p[kept] if kept is not None and p.ndim else jnp.atleast_1d(p) for p in parts]
-                lengths.append(parts[0].shape[0])
-                columns.append(jnp.stack(parts, axis=1).reshape(-1))
-            sizes.extend(c.shape[0] for c in columns)
-            return jnp.concatenate(columns)
+            found = program.values_of(batch, program.task.per_sample(OPS, {**held, **free}, batch, part, now))
+            return {name: _matrix(program, found[name], kept) for name in names}
 
-        sizes: list[int] = []
         out, pull = jax.vjp(values, free)
-        means, at = [], 0
-        for name, width, length in zip(names, sizes, lengths, strict=True):
+        zero = jax.tree.map(jnp.zeros_like, out)
+
+        def square(name: str, i: Array) -> Array:
+            one = jnp.reshape(zero[name].reshape(-1).at[i].set(1.0), zero[name].shape)
+            (slope,) = pull({**zero, name: one})
             reach = program.reaches[name]
+            return sum(jnp.sum(g * g) for k, g in slope.items() if reach is None or k in reach)
 
-            def square(i: Array, reach: frozenset[str] | None = reach) -> Array:
-                (slope,) = pull(jnp.zeros_like(out).at[i].set(1.0))
-                return sum(jnp.sum(g * g) for k, g in slope.items() if reach is None or k in reach)
-
-            squares = jax.lax.map(square, jnp.arange(at, at + width), batch_size=KERNEL_ROWS)
-            means.append(jnp.sum(squares) / length)
-            at += width
-        return jnp.stack(means)
+        squares = {n: jax.lax.map(partial(square, n), jnp.arange(out[n].size), batch_size=KERNEL_ROWS) for n in names}
+        return jnp.stack([jnp.sum(squares[name]) / len(out[name]) for name in names])
 
     if size == rows:
         return of_part(columns)
     parts = {k: v.reshape(rows // size, size, *v.shape[1:]) for k, v in columns.items()}
     return jnp.mean(jax.lax.map(of_part, parts), axis=0)
+
+
+def _matrix(program: Program, value: Any, kept: Array | None) -> Array:
+    """[values, parts] of a term."""
+    parts = [jnp.asarray(p).astype(program.dtype) for p in parts_of(value)]
+    return jnp.stack([p[kept] if kept is not None and p.ndim else jnp.atleast_1d(p) for p in parts], axis=1)

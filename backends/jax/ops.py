@@ -94,10 +94,6 @@ class JaxOps:
         return values, vectors
 
     @staticmethod
-    def qr(A: Array) -> Array:
-        return jnp.linalg.qr(A)[0]
-
-    @staticmethod
     def zeros(shape: Sequence[int], like: Array) -> Array:
         return jnp.zeros(shape, like.dtype)
 

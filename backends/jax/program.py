@@ -24,7 +24,7 @@ from backends.randomness import generator
 from backends.spec import Precision
 from backends.stages import SECOND_ORDER, GaussNewton, Lbfgs, SsBroyden, Stage
 from backends.stages.custom import OwnOptimizer
-from backends.task import Task, trained_terms
+from backends.task import Task, parts_of, trained_terms
 
 Array = Any
 Tree = dict[str, Any]
@@ -114,7 +114,7 @@ class Program:
                 raise UserError(
                     f"per_sample of {batch!r} returns {name!r}, which is no term{nearest(name, self.kinds)}"
                 )
-            for part in value if isinstance(value, tuple) else (value,):
+            for part in parts_of(value):
                 if self.precision == "float32" and getattr(part, "dtype", None) == jnp.float64:
                     self.warn(
                         f"the term {name!r} is computed in float64 in a float32 stage, which is slow: there is a numpy "

@@ -25,14 +25,15 @@ from pydantic import BeforeValidator, Field
 
 from backends.errors import UserError, nearest
 from backends.laws.nodes import Nodes
-from backends.laws.quadrature import Axis, axes, refuse_geometry, space
+from backends.laws.quadrature import Axis, axes, refuse_geometry
 from backends.laws.reductions import Densities
 from backends.ops import NumpyOps
+from backends.pde.domain import spatial
 from backends.pde.recorder import Recording, record
 from backends.pde.regions import Region, draw
 from backends.randomness import generator
 from backends.spec import Leaf
-from backends.task import Term
+from backends.task import Term, parts_of
 
 if TYPE_CHECKING:
     from backends.pde.problem import Problem
@@ -99,7 +100,7 @@ class BandSet:
         assert nodes is not None
         (found,) = densities(_as_marked(recording), nodes.flat(ops, problem, columns)).values()
         samples = columns[nodes.axes[0].coord].shape[0]
-        parts = [ops.reshape(p, (samples, nodes.size)) for p in (found if isinstance(found, tuple) else (found,))]
+        parts = [ops.reshape(p, (samples, nodes.size)) for p in parts_of(found)]
         out = {}
         for name, matrix in zip(recording.names, self.filters(), strict=True):
             rows = []
@@ -213,10 +214,10 @@ def _method(problem: Problem, name: str, found: Mapping[str, Recording], terms: 
 def _region(problem: Problem, spec: Bands, path: str) -> tuple[Region, tuple[Axis, ...]]:
     for c in spec.along:
         if c not in problem.coords or c == problem.time:
-            known = space(problem)
+            known = spatial(problem)
             raise UserError(f"{c!r} is no coordinate of space{nearest(c, known)}", path=f"{path}.along")
     refuse_geometry(problem, "the nodes of lines", path)
-    along = spec.along or space(problem)
+    along = spec.along or spatial(problem)
     if not along:
         raise UserError("scales are meant along a coordinate of space, and there is none; remove this", path=path)
     if len(set(along)) < len(along):

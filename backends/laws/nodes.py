@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from backends.laws.quadrature import WEIGHT, Axis, axes, over_time, periodic, product, space
+from backends.laws.quadrature import WEIGHT, Axis, axes, over_time, periodic, product
 from backends.names import NORMAL
+from backends.pde.domain import spatial
 from backends.points.samplers import Sampler, sample_box
 from backends.task import Columns
 
@@ -98,14 +99,14 @@ class Nodes:
 
     def on_walls(self, ops: Any, problem: Problem, columns: Mapping[str, Array]) -> dict[str, Array]:
         """The nodes on the walls, with their outward normals: {name: [samples * nodes]}."""
-        names = [*problem.coords, *(NORMAL + c for c in space(problem))]
+        names = [*problem.coords, *(NORMAL + c for c in spatial(problem))]
         shape = columns[FLUX + WEIGHT].shape
         return flattened(ops, {n: columns[FLUX + n] for n in names}, shape)
 
 
 def over_space(problem: Problem, count: int | None, *, flux: bool = False) -> Nodes:
     """An integral over all coordinates but time."""
-    return Nodes("integral", axes(problem, space(problem), count), flux)
+    return Nodes("integral", axes(problem, spatial(problem), count), flux)
 
 
 def flattened(ops: Any, columns: Mapping[str, Array], shape: tuple[int, ...]) -> dict[str, Array]:

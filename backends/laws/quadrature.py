@@ -55,11 +55,6 @@ def axes(problem: Problem, coords: Sequence[str], count: int | None) -> tuple[Ax
     return tuple(Axis(c, count or usual, "trapezoidal" if c in periodic(problem) else "gauss") for c in coords)
 
 
-def space(problem: Problem | type[Problem]) -> tuple[str, ...]:
-    """The coordinates that integrals run over: all but time and parameters of the equation."""
-    return domain.spatial(problem)
-
-
 def refuse_geometry(problem: Problem, what: str, path: str) -> None:
     """Raises UserError where the domain is no box."""
     if domain.shape_of(problem) is not None:

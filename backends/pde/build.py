@@ -28,7 +28,7 @@ from backends.points.feed import Sampling
 from backends.points.samplers import Sampler
 from backends.randomness import generator
 from backends.spec import Points
-from backends.task import Columns, Parts, Term
+from backends.task import Columns, Parts, Term, parts_of
 
 if TYPE_CHECKING:
     from backends.pde.problem import Problem
@@ -136,7 +136,7 @@ def check_ansatz(problem: Problem, found: Mapping[str, Recording]) -> None:
             f = NetworkField(stand_in, NumpyOps(), params, columns, recording.plan, problem, recording.region)
             with np.errstate(all="ignore"):
                 values = evaluate(problem, replace(recording, terms={method: recording.terms[method]}), f)
-            worst = max(float(np.max(np.abs(part))) for v in values.values() for part in _parts_of(v))
+            worst = max(float(np.max(np.abs(part))) for v in values.values() for part in parts_of(v))
             if not worst < 1e-6:
                 raise UserError(
                     f"{type(problem).__name__}: the hard constraints do not fulfil the term {method!r}, whose residual "
@@ -144,10 +144,6 @@ def check_ansatz(problem: Problem, found: Mapping[str, Recording]) -> None:
                     "out of @hard(…)",
                     path="constraints",
                 )
-
-
-def _parts_of(value: Any) -> tuple[Any, ...]:
-    return value if isinstance(value, tuple) else (value,)
 
 
 def sets(problem: Problem, parts: Parts, found: Mapping[str, Recording], terms: Sequence[Term]) -> Sets:

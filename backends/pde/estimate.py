@@ -19,7 +19,7 @@ from backends.errors import UserError
 from backends.pde.recorder import Recording
 from backends.points.feed import Sampling
 from backends.randomness import integers
-from backends.task import Columns, Context, Term
+from backends.task import Columns, Context, Term, parts_of
 
 Array = Any
 Values = Mapping[str, Any]
@@ -63,7 +63,7 @@ class Estimator:
         """
         still = replace(context, key=(0, 0))
         one, other = (self._residuals(ops, look, columns, recording, still, which) for which in (0, 1))
-        pairs = {k: zip(_parts(one[k]), _parts(other[k]), strict=True) for k in recording.laplacians}
+        pairs = {k: zip(parts_of(one[k]), parts_of(other[k]), strict=True) for k in recording.laplacians}
         return {k: 0.5 * sum((a - b) ** 2 for a, b in parts) for k, parts in pairs.items()}
 
     def plan(self, recording: Recording) -> Plan:
@@ -120,10 +120,6 @@ def _numbered(columns: Columns) -> Columns:
     return {**columns, SAMPLE: np.arange(len(next(iter(columns.values()))))}
 
 
-def _parts(value: Any) -> tuple[Any, ...]:
-    return value if isinstance(value, tuple) else (value,)
-
-
 def _product(one: Any, other: Any) -> Any:
     """r r', added up over the parts of a vector residual."""
-    return sum(a * b for a, b in zip(_parts(one), _parts(other), strict=True))
+    return sum(a * b for a, b in zip(parts_of(one), parts_of(other), strict=True))

@@ -255,15 +255,14 @@ class PdeTask:
 
 def build(problem: Problem, parts: Parts) -> PdeTask:
     """The task. Raises UserError where the file's parts do not fit the problem."""
+    if parts.data is not None and not isinstance(parts.data, Observations):
+        raise UserError(
+            "an equation learns from measured values of its fields only: `data: {kind: observations, path: …}`",
+            path="data.kind",
+        )
+    problem = domain_of(problem, parts)
     if parts.data is not None:
-        if not isinstance(parts.data, Observations):
-            raise UserError(
-                "an equation learns from measured values of its fields only: `data: {kind: observations, path: …}`",
-                path="data.kind",
-            )
-        problem = observing(domain_of(problem, parts), parts.data, parts.folder)
-    else:
-        problem = domain_of(problem, parts)
+        problem = observing(problem, parts.data, parts.folder)
     given = solution_in(problem, parts.reference, parts.folder) if isinstance(parts.reference, Solution) else None
     hard = parts.constraints == "hard"
     if hard and not (problem.ansatz_name() or problem.periodic or problem.symmetry):

@@ -27,6 +27,7 @@ from backends.names import PLACE, SHARE
 from backends.ops import NumpyOps
 from backends.pointwise import attention, causal, self_adaptive
 from backends.spec import Attention, Causal, SelfAdaptive
+from backends.task import parts_of
 
 __all__ = [
     "PREFIX",
@@ -193,7 +194,7 @@ def advanced(
 
 
 def _square(ops: Any, value: Any, like: Callable[[Array], Array]) -> Array:
-    parts = [like(ops.stop_gradient(p)) for p in (value if isinstance(value, tuple) else (value,))]
+    parts = [like(ops.stop_gradient(p)) for p in parts_of(value)]
     return reduce(add, [p * p for p in parts])
 
 

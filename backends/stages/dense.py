@@ -8,7 +8,7 @@ from backends.errors import UserError
 from backends.stages import GaussNewton, SsBroyden, Stage
 
 LARGEST = 20_000
-"""Most parameters: a matrix then takes 3.2 GB."""
+"""Most rows of a dense matrix: it then takes 3.2 GB."""
 MATRICES = 3
 """Matrices that exist at once: an inverse Hessian while it is updated, or J'J, what is added to it, and its factor."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,6 +61,40 @@ class Evolution:
         return total
 
 
+class Coefficients(NamedTuple):
+    """Of ETDRK4 steps, a number per mode each: the linear part over a whole step and over half of one, weights of N."""
+
+    full: Modes
+    halfway: Modes
+    half: Modes
+    b1: Modes
+    b2: Modes
+    b3: Modes
+
+    @classmethod
+    def of(cls, c: Modes, h: float) -> Coefficients:
+        """For modes that L multiplies by c [any shape], and steps h."""
+        z = h * c[..., None] + np.exp(2j * np.pi * (np.arange(64) + 0.5) / 64)
+        ez = np.exp(z)
+        weights = (
+            (np.exp(z / 2) - 1) / z,
+            (-4 - z + ez * (4 - 3 * z + z**2)) / z**3,
+            (2 + z + ez * (z - 2)) / z**3,
+            (-4 - 3 * z - z**2 + ez * (4 - z)) / z**3,
+        )
+        return cls(np.exp(h * c), np.exp(h * c / 2), *(h * w.mean(-1) for w in weights))
+
+    def step(self, v: Modes, change: Callable[[Modes], Modes]) -> Modes:
+        """The modes one step later. `change`: v -> the modes of N."""
+        nv = change(v)
+        a = self.halfway * v + self.half * nv
+        na = change(a)
+        b = self.halfway * v + self.half * na
+        nb = change(b)
+        nc = change(self.halfway * a + self.half * (2 * nb - nv))
+        return self.full * v + self.b1 * nv + 2 * self.b2 * (na + nb) + self.b3 * nc
+
+
 def lagrange(position: Reals, steps: int) -> tuple[NDArray[np.int64], Reals]:
     """First neighbour [n] and weights [n, NEIGHBOURS] of the polynomial at positions among 0, 1, …, steps."""
     first = np.clip(np.floor(position).astype(np.int64) - NEIGHBOURS // 2 + 1, 0, steps - NEIGHBOURS + 1)
@@ -90,14 +124,7 @@ def etdrk4(
     k = 2.0 * np.pi / length * np.arange(n // 2 + 1, dtype=np.float64)
     kept = np.arange(n // 2 + 1) < n / 3
     c = np.asarray(linear(k), np.complex128)
-    contour = np.exp(2j * np.pi * (np.arange(64) + 0.5) / 64)
-    z = h * c[:, None] + contour
-    ez = np.exp(z)
-    half = h * ((np.exp(z / 2) - 1) / z).mean(1)
-    b1 = h * ((-4 - z + ez * (4 - 3 * z + z**2)) / z**3).mean(1)
-    b2 = h * ((2 + z + ez * (z - 2)) / z**3).mean(1)
-    b3 = h * ((-4 - 3 * z - z**2 + ez * (4 - z)) / z**3).mean(1)
-    full, halfway = np.exp(h * c), np.exp(h * c / 2)
+    by = Coefficients.of(c, h)
 
     def change(v: Modes) -> Modes:
         with np.errstate(over="ignore", invalid="ignore"):  # what blows up is found by `unresolved`
@@ -106,13 +133,7 @@ def etdrk4(
     v = np.fft.rfft(start)
     modes = [v]
     for step in range(1, steps + 1):
-        nv = change(v)
-        a = halfway * v + half * nv
-        na = change(a)
-        b = halfway * v + half * na
-        nb = change(b)
-        nc = change(halfway * a + half * (2 * nb - nv))
-        v = full * v + b1 * nv + 2 * b2 * (na + nb) + b3 * nc
+        v = by.step(v, change)
         if step % every == 0:
             modes.append(v)
     return Evolution(low, length, end, np.array(modes) / n)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
-from backends.tasks.spectral import NEIGHBOURS, lagrange
+from backends.tasks.spectral import NEIGHBOURS, Coefficients, lagrange
 
 Reals = NDArray[np.float64]
 Modes = NDArray[np.complex128]
@@ -107,18 +107,7 @@ def etdrk4(
     kept = np.all([np.abs(k_) < m / 3 for m, k_ in zip(n, np.meshgrid(*k, indexing="ij"), strict=True)], axis=0)
     each, back = np.unique(square, return_inverse=True)
     c = np.array([np.asarray(factor, np.complex128) for factor in linear(each)])
-    z = h * c[..., None] + np.exp(2j * np.pi * (np.arange(64) + 0.5) / 64)
-    ez = np.exp(z)
-    half, b1, b2, b3 = (
-        (h * v.mean(-1))[:, back].reshape(start.shape)
-        for v in (
-            (np.exp(z / 2) - 1) / z,
-            (-4 - z + ez * (4 - 3 * z + z**2)) / z**3,
-            (2 + z + ez * (z - 2)) / z**3,
-            (-4 - 3 * z - z**2 + ez * (4 - z)) / z**3,
-        )
-    )
-    full, halfway = (np.exp(f * c)[:, back].reshape(start.shape) for f in (h, h / 2))
+    by = Coefficients(*(part[:, back].reshape(start.shape) for part in Coefficients.of(c, h)))
 
     def change(v: Modes) -> Modes:
         with np.errstate(over="ignore", invalid="ignore"):  # what blows up is found by `unresolved`
@@ -131,13 +120,7 @@ def etdrk4(
     turns = np.imag(c)[:, back].reshape(start.shape)[picked]
     modes = [v[picked]]
     for step in range(1, steps + 1):
-        nv = change(v)
-        a = halfway * v + half * nv
-        na = change(a)
-        b = halfway * v + half * na
-        nb = change(b)
-        nc = change(halfway * a + half * (2 * nb - nv))
-        v = full * v + b1 * nv + 2 * b2 * (na + nb) + b3 * nc
+        v = by.step(v, change)
         if step % every == 0:
             modes.append(v[picked] * np.exp(-1j * step * h * turns))
     return Evolution(tuple(low), tuple(length), end, np.array(modes, np.complex128) / math.prod(n), turns)

@@ -16,7 +16,7 @@ from backends.groups import Groups
 from backends.ops import NumpyOps
 from backends.protocol import NO_GROUPS, Backend, Settings, columns_of, evenly
 from backends.stages import Adam, AdamW, GaussNewton, Lbfgs, Sgd, SsBroyden, Stage
-from backends.task import Batches, Context, Task, trained_terms
+from backends.task import Batches, Context, Task, parts_of, trained_terms
 
 STAGES: tuple[Stage, ...] = (
     Adam(name="adam", steps=20, lr=1e-2, precision="float64"),
@@ -124,7 +124,7 @@ def oracle(
     means: dict[str, float] = {}
     for batch, columns in batches.items():
         for name, value in task.per_sample(NumpyOps(), dict(params), batch, columns, context).items():
-            parts = value if isinstance(value, tuple) else (value,)
+            parts = parts_of(value)
             means[name] = float(sum(np.mean(p * p if kinds[name] == "residual" else p) for p in parts))
     return means
 
@@ -170,7 +170,7 @@ def kernel_traces(
             rows = evenly(len(next(iter(columns.values()))), samples)
             some = {k: v[rows] for k, v in columns.items()}
             for name, value in task.per_sample(NumpyOps(), dict(params), batch, some, context).items():
-                found[name] = np.stack(value if isinstance(value, tuple) else (value,))
+                found[name] = np.stack(parts_of(value))
         return found
 
     terms = trained_terms(task.terms)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from backends.gauss_newton.solving import BLOCK_BYTES
 from backends.torch.device import default_dtype, fetch
 from backends.torch.jacobian import Residuals, residuals
 from backends.torch.kernel import joined
@@ -16,9 +17,6 @@ from backends.torch.process_group import total
 from backends.torch.program import Program
 from backends.torch.samples import Batch
 from backends.torch.state import State
-
-BLOCK_BYTES = 2**26
-"""Most bytes of the rows that are made at once."""
 
 
 def curvature(

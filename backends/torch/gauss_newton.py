@@ -29,8 +29,6 @@ Samples = Mapping[str, tuple[Tensors, int]]
 """Per batch its columns, and how many samples it has on this worker in all passes."""
 Tree = Any
 ValueAndGradient = Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
-BLOCK_BYTES = 2**26
-"""Most bytes of rows that are made before they are multiplied."""
 
 
 def init(stage: GaussNewton, x: Tensor) -> dict[str, Tensor]:
@@ -157,11 +155,11 @@ def _level(
 def _gram(
     objective: Objective, samples: Samples, x: Tensor, frozen: Tree, aux: Tree, seed: Tensor, row: Tensor, into: Tensor
 ) -> None:
-    """Adds J'J, in parts of at most `BLOCK_BYTES`."""
+    """Adds J'J, in parts of at most `solving.BLOCK_BYTES`."""
     for batch, (given, count) in _with_residuals(objective, samples):
         here = Residuals(objective, batch, count, frozen, aux, row, seed)
         size = next(iter(given.values())).shape[0]
-        most = max(1, BLOCK_BYTES // (x.numel() * x.element_size() * len(here.names)))
+        most = max(1, solving.BLOCK_BYTES // (x.numel() * x.element_size() * len(here.names)))
         parts = size // max(d for d in divisors(size) if d <= most)
         for part in [given] if here.reduced else cut(given, parts):
             into.add_(solving.gram(OPS, here.rows(x, part)[0]))

@@ -18,7 +18,7 @@ from backends import pointwise
 from backends.derivatives.jets import forward
 from backends.errors import OrchestratorError
 from backends.gauss_newton import alone
-from backends.task import Context
+from backends.task import Context, parts_of
 from backends.torch.objective import Objective
 from backends.torch.ops import OPS, TorchOps
 
@@ -78,7 +78,7 @@ class Residuals:
         n, found = self.count * o.world.size, []
         for name in self.names:
             value = given[name]
-            for part in value if isinstance(value, tuple) else (value,):
+            for part in parts_of(value):
                 part = part.to(x.dtype)
                 part = part if weighing is None or part.ndim == 0 else part * torch.sqrt(weighing)
                 found.append(part * torch.sqrt(knobs[f"weight/{name}"] * ((1 if part.ndim else rows) / n)))

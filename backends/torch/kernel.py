@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from backends.protocol import KERNEL_ROWS, evenly
-from backends.task import Context
+from backends.task import Context, parts_of
 from backends.torch.device import default_dtype, fetch
 from backends.torch.objective import Objective
 from backends.torch.ops import OPS
@@ -89,7 +89,7 @@ def _of_part(
             if term.batch != batch or term.kind != "residual":
                 continue
             value: Any = values[term.name]
-            parts = [p.to(state.x.dtype) for p in (value if isinstance(value, tuple) else (value,))]
+            parts = [p.to(state.x.dtype) for p in parts_of(value)]
             parts = [p[kept] if kept is not None and p.ndim else torch.atleast_1d(p) for p in parts]
             wanted = [p for name, p in free.items() if reach is None or name in reach]
             found[term.name] = _squares(torch.stack(parts, 1).reshape(-1), wanted) / len(parts[0])

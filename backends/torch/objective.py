@@ -18,7 +18,7 @@ import torch
 from backends import pointwise
 from backends.errors import UserError
 from backends.protocol import World
-from backends.task import Context, Task, Term
+from backends.task import Context, Task, Term, parts_of
 from backends.torch import remat
 from backends.torch.device import default_dtype
 from backends.torch.layout import Layout
@@ -216,7 +216,7 @@ def updated(aux: Tensors, updates: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def _parts(name: str, value: Any, samples: int, reduced: bool) -> tuple[Tensor, ...]:
-    parts = value if isinstance(value, tuple) else (value,)
+    parts = parts_of(value)
     for part in parts:
         shape = tuple(getattr(part, "shape", ()))
         if shape != (samples,) and not (reduced and shape == ()):

@@ -154,10 +154,6 @@ class TorchOps:
         return torch.where(finite, values, bad), torch.where(finite, vectors, bad)
 
     @staticmethod
-    def qr(A: Tensor) -> Tensor:
-        return torch.linalg.qr(A)[0]
-
-    @staticmethod
     def zeros(shape: Sequence[int], like: Tensor) -> Tensor:
         return torch.zeros(_shape(shape), dtype=like.dtype, device=like.device)
 

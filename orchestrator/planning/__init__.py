@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from backends.errors import UserError
-from backends.networks.custom import CustomNetwork
 from backends.task import trainable
-from orchestrator import build, launch, matrices
+from orchestrator import launch
 from orchestrator.config import Experiment
 from orchestrator.folder import storage_of
 from orchestrator.planning import estimate, room
@@ -105,8 +104,6 @@ def plan(source: str | Path | Experiment | Mapping[str, Any], overrides: Any = N
         storage = storage_of(_storage(experiment, explicit["storage",]))
         uri = effective_uri(experiment.tracking, explicit["tracking", "uri"])
         beginning(experiment, read_folder(source), str(storage))
-        own = isinstance(experiment.network, CustomNetwork)
-        matrices.refuse_hopeless(experiment, None if own else build.task_of(experiment, read_folder(source)))
     except UserError as error:
         raise read.blame(error) from error
     warm, cold, said = probe(source, overrides, experiment)
